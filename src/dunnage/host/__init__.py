@@ -1,0 +1,3 @@
+"""The kernel, and nothing else."""
+
+from __future__ import annotations

@@ -1,0 +1,3 @@
+"""Processes: spawn, reap, signal."""
+
+from __future__ import annotations

@@ -1,0 +1,3 @@
+"""A typed, partial view of the OCI runtime specification."""
+
+from __future__ import annotations

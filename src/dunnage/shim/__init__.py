@@ -1,0 +1,3 @@
+"""The server half: what containerd calls."""
+
+from __future__ import annotations
