@@ -1,4 +1,4 @@
-"""ttrpc for Python: small RPC over a stream socket, as containerd, NRI and kata speak it.
+"""ttrpc for Python: small RPC over a stream socket, spoken by containerd, NRI, kata.
 
 A sans-IO core (bytes in, events out) with an asyncio client and server on it.
 

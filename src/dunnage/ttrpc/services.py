@@ -29,7 +29,7 @@ class Message(Protocol):
 
     @classmethod
     def FromString(cls, data: bytes, /) -> Self:  # noqa: N802 - protobuf's name
-        """Return the message that ``data`` stands for, or raise what the codec raises."""
+        """Return the message that ``data`` stands for; raise what the codec raises."""
         ...
 
 
