@@ -1,0 +1,3 @@
+"""What both halves must agree on: argv, stdin and stdout, socket address, bundle."""
+
+from __future__ import annotations
