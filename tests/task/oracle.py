@@ -36,6 +36,8 @@ class Oracle:
             case e.TaskCreate():
                 assert not self.created, "created twice"
                 return replace(self, created=True)
+            case _:
+                pass
         assert self.created, f"before create: {event}"
         match event:
             case e.TaskDelete(id=""):
@@ -46,6 +48,8 @@ class Oracle:
                 life = self.life(exec_id)
                 assert life.exited or not life.started, "exec deleted before its exit"
                 return replace(self, execs=self._without(exec_id))
+            case _:
+                pass
         assert not self.exited, f"after init's exit: {event}"
         match event:
             case e.TaskStart():

@@ -1,0 +1,234 @@
+"""All our children: one reaper, and who may claim a status.
+
+Invariant (status-kept): every child is reaped at once, orphans too; its status is kept
+exactly as long as an operation in flight could claim it.
+
+A container's process becomes our child when its runtime, which forked it, exits; by
+then the runtime has written the pid file.
+So at the moment an unknown child is reaped it is known whose it was: each operation in
+flight has a `Claim`, and the claim whose pid file names the pid takes the status.
+What nobody claims then, nobody can ever claim: it is dropped, so that nothing grows and
+a recycled pid never finds a stranger's status.
+
+Reaping cannot wait until somebody asks: a process that was injected into a pid
+namespace and is left a zombie keeps that namespace's init from dying.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple, Self
+
+from dunnage.errors import DunnageError, Internal, from_status
+
+from .child import Child, Exited
+from .spawn import exit_status, fork_child, spawn
+
+_log = logging.getLogger(__name__)
+
+_OUTPUT_LIMIT_BYTES = 16 << 20
+
+
+class Completed(NamedTuple):
+    """A program that ended."""
+
+    status: int
+    """0–255, or 128 + signal."""
+    stdout: bytes
+    stderr: bytes
+
+
+class Claim:
+    """An operation's claim on the process that its runtime will leave us."""
+
+    def __init__(self, pid_file: str, children: Children) -> None:
+        self._pid_file = pid_file
+        self._children = children
+        self._exited: Exited | None = None
+
+    def owns(self, pid: int) -> bool:
+        """Whether the pid file, as it is now, names ``pid``."""
+        try:
+            return self.read_pid() == pid
+        except (OSError, ValueError):
+            return False
+
+    def read_pid(self) -> int:
+        """Read the pid file.
+
+        Raises:
+            OSError: it is not there.
+            ValueError: it holds no pid.
+        """
+        with open(self._pid_file, encoding="ascii") as file:  # noqa: PTH123  # startup
+            return int(file.read().strip())
+
+    def take(self, exited: Exited) -> None:
+        """Keep the status, until the operation asks for the child."""
+        self._exited = exited
+
+    def child(self) -> Child:
+        """Return the process that the pid file names, exited already or not.
+
+        Raises:
+            OSError, ValueError: as `read_pid`.
+        """
+        pid = self.read_pid()
+        return self._children.adopt(pid, self._exited)
+
+
+class Children:
+    """Spawns, adopts and reaps; the only caller of waitpid(2) in its process."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, Child] = {}
+        self._claims: set[Claim] = set()
+
+    def __enter__(self) -> Self:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGCHLD, self.reap)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        asyncio.get_running_loop().remove_signal_handler(signal.SIGCHLD)
+
+    def reap(self) -> None:
+        """Reap everything that can be reaped; signals coalesce, so to the last one."""
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            self._reaped(pid, Exited(exit_status(status), time.time_ns()))
+
+    def _reaped(self, pid: int, exited: Exited) -> None:
+        if child := self._known.pop(pid, None):
+            child.reaped(exited)
+            return
+        for claim in self._claims:
+            if claim.owns(pid):
+                claim.take(exited)
+                return
+        _log.debug("reaped an orphan, pid %d, status %d", pid, exited.status)
+
+    @contextlib.contextmanager
+    def expecting(self, pid_file: str) -> Iterator[Claim]:
+        """Claim, for the length of the block, the process that ``pid_file`` will name.
+
+        A stale file of that name is removed first: it must never match.
+        """
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(pid_file)  # noqa: PTH108  # pathlib is not imported in a shim
+        claim = Claim(pid_file, self)
+        self._claims.add(claim)
+        try:
+            yield claim
+        finally:
+            self._claims.discard(claim)
+
+    def adopt(self, pid: int, exited: Exited | None = None) -> Child:
+        """Know ``pid``, an orphan of a runtime of ours, from now on."""
+        child = Child(pid, exited)
+        if exited is None:
+            self._known[pid] = child
+        return child
+
+    def spawn(
+        self,
+        argv: Sequence[str],
+        *,
+        fds: tuple[int, int, int],
+        env: Mapping[str, str] | None = None,
+        cwd: str | None = None,
+    ) -> Child:
+        """Start a program as `spawn.spawn` does; a child that is known from birth."""
+        return self.adopt(spawn(argv, fds=fds, env=env, cwd=cwd))
+
+    async def run(
+        self,
+        argv: Sequence[str],
+        *,
+        stdin: bytes = b"",
+        env: Mapping[str, str] | None = None,
+        cwd: str | None = None,
+        timeout_s: float | None = None,
+    ) -> Completed:
+        """Run a program to its end and collect what it says.
+
+        A program that exceeds ``timeout_s``, or whose caller is cancelled, is killed.
+
+        Raises:
+            OSError: it could not be started.
+        """
+        with contextlib.ExitStack() as fds:
+            given, out, err = (_file(fds, name) for name in ("stdin", "out", "err"))
+            os.write(given, stdin)
+            os.lseek(given, 0, os.SEEK_SET)
+            child = self.spawn(argv, fds=(given, out, err), env=env, cwd=cwd)
+            try:
+                async with asyncio.timeout(timeout_s):
+                    exited = await child.wait()
+            except TimeoutError:
+                child.kill(signal.SIGKILL)
+                exited = await child.wait()
+            except asyncio.CancelledError:
+                with contextlib.suppress(ProcessLookupError):
+                    child.kill(signal.SIGKILL)
+                raise
+            return Completed(exited.status, _content(out), _content(err))
+
+    async def call(self, body: Callable[[], None]) -> None:
+        """Run ``body`` in a forked child: for kernel calls that may block for long.
+
+        Raises:
+            DunnageError: what ``body`` raised, with its code and text; `Internal` if
+                it ended without a word.
+        """
+        report, told = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+
+        def told_body() -> None:
+            try:
+                body()
+            except DunnageError as error:
+                os.write(told, f"{error.code} {error.message}".encode()[:4096])
+                raise
+            except Exception as error:
+                os.write(told, f"2 {type(error).__name__}: {error}".encode()[:4096])
+                raise
+
+        try:
+            try:
+                child = self.adopt(fork_child(told_body))
+            finally:
+                os.close(told)
+            exited = await child.wait()
+            if exited.status != 0:
+                with contextlib.suppress(BlockingIOError):
+                    if said := os.read(report, 4096).decode(errors="replace"):
+                        code, _, text = said.partition(" ")
+                        raise from_status(int(code), text)
+                raise Internal(f"a helper process ended with status {exited.status}")
+        finally:
+            os.close(report)
+
+
+def _file(fds: contextlib.ExitStack, name: str) -> int:
+    """Make a file in memory, closed with ``fds``.
+
+    Files, not pipes, connect us with a program: they never fill, need no reader, and
+    can be read to their end when the program is gone, whoever still holds them.
+    """
+    fd = os.memfd_create(name, os.MFD_CLOEXEC)
+    fds.callback(os.close, fd)
+    return fd
+
+
+def _content(fd: int) -> bytes:
+    return os.pread(fd, _OUTPUT_LIMIT_BYTES, 0)
