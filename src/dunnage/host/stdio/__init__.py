@@ -1,0 +1,14 @@
+"""The streams of a process: one port with a source, a sink and a policy.
+
+`Stdio` is the face: it opens what a request names and copies until the end.
+Source: a pipe.
+Sinks: a fifo or nothing.
+Policy: block.
+Whatever comes later (a pty, files, loggers, spills) is a source, a sink or a policy.
+"""
+
+from __future__ import annotations
+
+from .streams import Stdio
+
+__all__ = ["Stdio"]

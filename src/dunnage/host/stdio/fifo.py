@@ -1,0 +1,175 @@
+"""The fifos that clients make for the streams of a process.
+
+Owns: how a fifo is opened without ever waiting for its other end, and how it is left.
+Must not know: what flows through it.
+
+Invariant (stdio-survives): our own read end keeps a fifo alive through the absence of
+its reader, for as long as something may be written; after that, what is unread is kept
+until somebody read it, `LINGER_S` pass in which nobody does, or `FifoSink.close`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import select
+import stat
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Final
+
+from dunnage.errors import DunnageError, Unimplemented
+
+from .fd import Fd, unread_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+LINGER_S: Final = 30.0  # as long as containerd's shim waits for a reader to open
+_FIRST_LOOK_S: Final = 0.001
+_LONGEST_LOOK_S: Final = 0.05
+
+
+def reason(error: OSError | ValueError) -> str:
+    """Return what the kernel said, in the lower case of Go's texts."""
+    number = error.errno if isinstance(error, OSError) else None
+    # ValueError: a NUL in the path, which the kernel never gets to see.
+    return os.strerror(number or errno.EINVAL).lower()
+
+
+def open_fifo(path: str, flags: int) -> Fd:
+    """Open a fifo, never waiting for its other end; refuse everything else."""
+    fd = Fd(os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY))
+    if not stat.S_ISFIFO(os.fstat(fd.number).st_mode):
+        fd.close()
+        raise Unimplemented(f"stdio on {path}, which is not a fifo")
+    return fd
+
+
+class FifoSource:
+    """A client's fifo for stdin: read end, and the *closer*.
+
+    The closer is a write end of our own: while it is open, a client may go and come
+    back without the process seeing an end of its input.
+    """
+
+    def __init__(self, fd: Fd, closer: Fd) -> None:
+        self.fd = fd
+        self.closer = closer
+
+    @classmethod
+    def open(cls, path: str) -> FifoSource:
+        """Open the fifo at ``path``, whether or not a writer is there."""
+        try:
+            with ExitStack() as undo:
+                fd = open_fifo(path, os.O_RDONLY)
+                undo.callback(fd.close)
+                source = cls(fd, open_fifo(path, os.O_WRONLY))
+                undo.pop_all()
+                return source
+        except (OSError, ValueError) as error:
+            raise DunnageError(
+                f"failed to open stdin fifo {path}: stat {path}: {reason(error)}"
+            ) from error
+
+    def close(self) -> None:
+        """Close both ends; idempotent."""
+        self.closer.close()
+        self.fd.close()
+
+
+class FifoSink:
+    """A client's fifo for an output.
+
+    Two descriptors: the writer, and the *keeper*, open for reading and writing, which
+    makes the opening wait for nobody, and lets nothing break while the reader is away.
+    With the keeper closed the writer tells whether a reader is there.
+    """
+
+    def __init__(self, keeper: Fd, writer: Fd, *, reader_seen: bool) -> None:
+        self.fd = writer
+        self._keeper = keeper
+        self._reader_seen = reader_seen
+        self.was_read = False
+        self._unread = 0
+        self._deadline = 0.0
+        self._look: asyncio.TimerHandle | None = None
+        self._loop = asyncio.get_running_loop()
+
+    @classmethod
+    def open(cls, path: str) -> FifoSink:
+        """Open the fifo at ``path``, whether or not a reader is there."""
+        try:
+            with ExitStack() as undo:
+                writer = _open_writer_if_read(path)
+                if writer:
+                    undo.callback(writer.close)
+                keeper = open_fifo(path, os.O_RDWR)
+                undo.callback(keeper.close)
+                sink = cls(
+                    keeper,
+                    writer or open_fifo(path, os.O_WRONLY),
+                    reader_seen=writer is not None,
+                )
+                undo.pop_all()
+                return sink
+        except (OSError, ValueError) as error:
+            raise DunnageError(
+                f'containerd-shim: opening file "{path}" failed: '
+                f"open {path}: {reason(error)}"
+            ) from error
+
+    @property
+    def unread_bytes(self) -> int:
+        """How much was written and not yet read."""
+        return unread_bytes(self.fd.number) if self.fd.is_open else 0
+
+    def finish(self, on_done: Callable[[], None], *, wrote: bool) -> None:
+        """Let the reader have what is left, then its end of file.
+
+        A fifo that nobody has open forgets its bytes, and who opens it then waits for
+        ever; so stay until a reader was there.
+        ``on_done`` is called once, all closed; never after `close`.
+        """
+        self._keeper.close()
+        self._reader_seen |= wrote  # of use only when nothing of it is left unread
+        self._unread = self.unread_bytes
+        self._deadline = self._loop.time() + LINGER_S
+        self._look_again(on_done, _FIRST_LOOK_S)
+
+    def _look_again(self, on_done: Callable[[], None], delay_s: float) -> None:
+        before, self._unread = self._unread, self.unread_bytes
+        self.was_read = not self._unread and (self._reader_seen or self._has_reader())
+        now = self._loop.time()
+        if self._unread != before:
+            self._deadline = now + LINGER_S
+        if self.was_read or now >= self._deadline:
+            self.close()
+            on_done()
+        else:
+            longer_s = min(2 * delay_s, _LONGEST_LOOK_S)
+            self._look = self._loop.call_later(
+                delay_s, self._look_again, on_done, longer_s
+            )
+
+    def close(self) -> None:
+        """Give up what is left; a reader that is there still gets it; idempotent."""
+        if self._look:
+            self._look.cancel()
+        self._keeper.close()
+        self.fd.close()
+
+    def _has_reader(self) -> bool:
+        poll = select.poll()
+        poll.register(self.fd.number, 0)
+        return not any(events & select.POLLERR for _, events in poll.poll(0))
+
+
+def _open_writer_if_read(path: str) -> Fd | None:
+    """Open for writing if a reader is there, else return None."""
+    try:
+        return open_fifo(path, os.O_WRONLY)
+    except OSError as error:
+        if error.errno == errno.ENXIO:
+            return None
+        raise

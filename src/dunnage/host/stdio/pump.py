@@ -1,0 +1,123 @@
+"""Bytes from one pipe to another, seldom passing through Python.
+
+Owns: when to move bytes, and which side to wait for.
+Must not know: where the pipes lead, and who closes them.
+
+The policy is *block*: while the sink is full nothing is taken from the source, so that
+the writer there comes to a halt, and nobody else does.
+
+Invariant (stdio-survives): what was taken from the source reaches the sink or is held
+until it can; a full sink costs neither time nor a turn of the loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import select
+from typing import TYPE_CHECKING, Final
+
+from .fd import unread_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+# A write of up to this many bytes into a pipe that polls as writable is never cut.
+_PIPE_BUF: Final = select.PIPE_BUF
+_SPLICE_BYTES: Final = 1 << 20  # the largest pipe that anybody may make
+_SPLICE_FLAGS: Final = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK
+
+
+class Pump:
+    """Moves bytes from ``source`` to ``sink`` until one of them is over.
+
+    Both are non-blocking ends of pipes or fifos, and stay the caller's to close, after
+    `stop` or in ``on_end``.
+    ``on_end`` is called once: at the end of the source, or when nobody can read the
+    sink any more; never after `stop`.
+    """
+
+    def __init__(self, source: int, sink: int, on_end: Callable[[], None]) -> None:
+        self.moved_bytes = 0
+        self._source = source
+        self._sink = sink
+        self._on_end = on_end
+        self._held = b""
+        self._splices = True
+        self._watched: int | None = None
+        self._loop = asyncio.get_running_loop()
+        self._poll = select.poll()
+        self._poll.register(source, select.POLLIN)
+        self._poll.register(sink, select.POLLOUT)
+
+    def start(self) -> None:
+        """Begin to move."""
+        self._watch(self._source)
+
+    def stop(self) -> None:
+        """Move nothing more; idempotent."""
+        self._watch(None)
+
+    def _turn(self) -> None:
+        """Move what can be moved now, else wait for the side that keeps us from it.
+
+        splice(2) says EAGAIN for an empty source and for a full sink alike, and waiting
+        for the wrong one would spin; hence both are asked first.
+        """
+        ready = dict(self._poll.poll(0))
+        source, sink = ready.get(self._source, 0), ready.get(self._sink, 0)
+        if sink & select.POLLERR:  # no reader, and a pipe gets no second one
+            self._end()
+        elif not self._held and not source:
+            self._watch(self._source)
+        elif not self._held and not source & select.POLLIN:  # hung up, and empty
+            self._end()
+        elif not sink & select.POLLOUT:
+            self._watch(self._sink)
+        else:
+            try:
+                self.moved_bytes += self._move()
+            except BlockingIOError:
+                pass  # another user of the same fifo was quicker: the next turn sees it
+            except OSError:
+                # Not known to happen but for a reader that left since we asked.
+                # To end this one stream is better than to meet the same error for ever.
+                self._end()
+
+    def _move(self) -> int:
+        """Move one batch; return its size."""
+        if self._splices and not self._held and unread_bytes(self._source) >= _PIPE_BUF:
+            try:
+                return os.splice(
+                    self._source, self._sink, _SPLICE_BYTES, flags=_SPLICE_FLAGS
+                )
+            except OSError as error:
+                if error.errno not in {errno.EINVAL, errno.ENOSYS}:
+                    raise
+                self._splices = False
+        # Little is copied: a spliced line would keep one of the sink's 16 slots for
+        # itself, while written lines share one, so that a fifo holds 64 KiB of them.
+        data = self._held or os.read(self._source, _PIPE_BUF)
+        self._held = data
+        written = os.write(self._sink, data)
+        self._held = data[written:]
+        return written
+
+    def _end(self) -> None:
+        self.stop()
+        self._on_end()
+
+    def _watch(self, fd: int | None) -> None:
+        """Be called when ``fd`` is ready, and for nothing else."""
+        if fd == self._watched:
+            return
+        if self._watched == self._source:
+            self._loop.remove_reader(self._source)
+        elif self._watched == self._sink:
+            self._loop.remove_writer(self._sink)
+        self._watched = fd
+        if fd == self._source:
+            self._loop.add_reader(fd, self._turn)
+        elif fd == self._sink:
+            self._loop.add_writer(fd, self._turn)
