@@ -1,0 +1,130 @@
+"""What a runtime author implements, and what the shim may expect of it.
+
+A driver runs containers; the shim decides when, says the events, and keeps the order.
+Nothing here knows the wire.
+
+The calls of one process (init or exec) never overlap, except `Process.kill`, which may
+come at any time after creation.
+Each may take long, and is not cancelled when its caller goes away; cancelled for good,
+at the end of the shim, it kills what it runs.
+A failure is a `dunnage.errors.DunnageError`, whose text reaches the user, or an
+OSError.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from dunnage.host.mounts import Mount
+from dunnage.host.procs import Exited
+
+
+@dataclass(frozen=True, slots=True)
+class OomKilled:
+    """The container's cgroup killed something for want of memory."""
+
+
+Happening: TypeAlias = OomKilled | Exited
+Hear: TypeAlias = Callable[[Happening], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Streams:
+    """Where a process's streams go: paths or URIs as requested, empty for none."""
+
+    stdin: str = ""
+    stdout: str = ""
+    stderr: str = ""
+    terminal: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Creation:
+    """All that a container is created from."""
+
+    id: str
+    bundle: str
+    """Absolute; the spec is its config.json."""
+    rootfs: Sequence[Mount] = ()
+    """To be mounted on ``<bundle>/rootfs``; none: the root is somebody else's care."""
+    streams: Streams = Streams()
+
+
+class Process(ABC):
+    """One process of a container."""
+
+    @property
+    @abstractmethod
+    def pid(self) -> int:
+        """The pid as the host sees it; 0 as long as there is none."""
+
+    @abstractmethod
+    def listen(self, hear: Hear) -> None:
+        """Call ``hear`` with what happens to the process, in order, synchronously.
+
+        Zero or more `OomKilled`, then one `Exited`.
+        Valid once there is a pid.
+        What happened before is kept and comes first, during this call.
+        """
+
+    @abstractmethod
+    async def start(self) -> None:
+        """Start it; afterwards there is a pid. Called once at the most."""
+
+    @abstractmethod
+    async def kill(self, signum: int, *, everything: bool = False) -> None:
+        """Send a signal; to all processes of the container if ``everything``.
+
+        Raises:
+            NotFound: the process has finished.
+        """
+
+    @abstractmethod
+    def close_stdin(self) -> None:
+        """End its stdin as soon as no client holds it either; idempotent."""
+
+    @abstractmethod
+    async def drained(self, limit_s: float) -> None:
+        """Wait for its output to be read: while bytes move, ``limit_s`` at the most."""
+
+    @abstractmethod
+    async def delete(self) -> None:
+        """Remove it from the runtime; one that was created and not started is killed.
+
+        Afterwards its exit, if it ever lived, comes to the listener.
+        Valid when it is not running; repeated after a failure.
+        """
+
+    @abstractmethod
+    async def release(self) -> None:
+        """Give back what it held: streams, mounts, files. Follows `delete`."""
+
+
+class Container(Process):
+    """A container: its init, and what there is but once."""
+
+    @abstractmethod
+    def add_exec(self, exec_id: str, spec: bytes, streams: Streams) -> Process:
+        """Describe a further process from an OCI process in JSON; run nothing yet.
+
+        Raises:
+            DunnageError: the spec makes no sense.
+        """
+
+    @abstractmethod
+    async def pids(self) -> list[int]:
+        """List the pids of all processes in the container."""
+
+
+class Driver(ABC):
+    """Makes containers."""
+
+    @abstractmethod
+    async def create(self, creation: Creation) -> Container:
+        """Create a container whose init waits to be started, and has a pid.
+
+        A failure leaves nothing behind.
+        """

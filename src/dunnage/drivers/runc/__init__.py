@@ -1,0 +1,9 @@
+"""The driver for runc and crun, and for what has their command line."""
+
+from __future__ import annotations
+
+from .bury import bury
+from .container import RuncDriver
+from .options import Options
+
+__all__ = ["Options", "RuncDriver", "bury"]

@@ -1,0 +1,276 @@
+"""Containers by runc or crun: their init and their execs."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from dunnage.bootstrap import bundle
+from dunnage.drivers.contract import (
+    Container,
+    Creation,
+    Driver,
+    Hear,
+    Process,
+    Streams,
+)
+from dunnage.errors import (
+    DunnageError,
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+    Unimplemented,
+    Unknown,
+)
+from dunnage.host.mounts import mount_all, unmount_recursive
+from dunnage.host.procs import Child, Children, Claim
+from dunnage.host.stdio import Stdio
+
+from . import texts
+from .command import Command
+from .options import Options
+
+
+@dataclass(frozen=True, slots=True)
+class RuncDriver(Driver):
+    """Makes containers with the runtime that ``options`` name."""
+
+    children: Children
+    options: Options
+    namespace: str
+
+    async def create(self, creation: Creation) -> Container:
+        """Create a container; a failure leaves nothing behind."""
+        _refuse_terminal(creation.streams)
+        self.options.write(creation.bundle)
+        command = Command(self.children, self.options, self.namespace, creation.id)
+        container = RuncContainer(self.children, command, creation)
+        await container.create()
+        return container
+
+
+class _RuncProcess(Process):
+    """What init and execs have in common."""
+
+    def __init__(self, children: Children, command: Command, streams: Streams) -> None:
+        self._children = children
+        self._command = command
+        self._streams = streams
+        self._stdio: Stdio | None = None
+        self._child: Child | None = None
+
+    @property
+    def pid(self) -> int:
+        return self._child.pid if self._child else 0
+
+    def listen(self, hear: Hear) -> None:
+        assert self._child, "there is no process to listen to yet"
+        self._child.listen(hear)
+
+    def close_stdin(self) -> None:
+        if self._stdio:
+            self._stdio.close_stdin()
+
+    async def drained(self, limit_s: float) -> None:
+        if self._stdio:
+            await self._stdio.drained(limit_s)
+
+    async def _run(
+        self, prefix: str, arguments: Sequence[str], log: str, pid_file: str, cwd: str
+    ) -> None:
+        """Run a command that leaves us a process, with the streams of that process."""
+        options = self._command.options
+        stdio = Stdio.open(
+            stdin=self._streams.stdin,
+            stdout=self._streams.stdout,
+            stderr=self._streams.stderr,
+            uid=options.io_uid,
+            gid=options.io_gid,
+        )
+        try:
+            with self._children.expecting(pid_file) as claim:
+                await self._command.attached(prefix, arguments, log, stdio.child, cwd)
+                self._child = _claimed(claim, prefix)
+            stdio.close_child_ends()
+            stdio.start()
+        except BaseException:
+            stdio.close()
+            raise
+        self._stdio = stdio
+
+    def _close_stdio(self) -> None:
+        if self._stdio:
+            self._stdio.close()
+            self._stdio = None
+
+
+class RuncContainer(_RuncProcess, Container):
+    """A container and its init."""
+
+    def __init__(
+        self, children: Children, command: Command, creation: Creation
+    ) -> None:
+        super().__init__(children, command, creation.streams)
+        self._creation = creation
+        self._bundle = creation.bundle
+        self._log = f"{creation.bundle}/{bundle.RUNTIME_LOG}"
+
+    async def create(self) -> None:
+        """Mount the root filesystem and have the runtime create the container."""
+        state = self._command.state_directory
+        existed = os.path.exists(state)
+        try:
+            if self._creation.rootfs:
+                await self._mount()
+            pid_file = f"{self._bundle}/{bundle.INIT_PID}"
+            arguments = ["create", "--bundle", self._bundle, "--pid-file", pid_file]
+            if self._command.options.no_pivot_root:
+                arguments.append("--no-pivot")
+            if self._command.options.no_new_keyring:
+                arguments.append("--no-new-keyring")
+            prefix = "OCI runtime create failed"
+            await self._run(prefix, arguments, self._log, pid_file, self._bundle)
+        except BaseException:
+            # A runtime that failed has undone its work; one that was killed has not,
+            # nor has one that succeeded before we failed. What was there before this
+            # create is somebody else's container of that id.
+            if not existed and os.path.exists(state):
+                with contextlib.suppress(DunnageError):
+                    await self._command.plain(["delete", "--force"])
+            with contextlib.suppress(DunnageError):
+                await self.release()
+            raise
+
+    async def _mount(self) -> None:
+        rootfs, mounts = self._rootfs, self._creation.rootfs
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(rootfs, 0o711)
+        await self._children.call(lambda: mount_all(mounts, rootfs))
+
+    @property
+    def _rootfs(self) -> str:
+        return f"{self._bundle}/{bundle.ROOTFS}"
+
+    async def start(self) -> None:
+        await self._command.logged("OCI runtime start failed", ["start"], self._log)
+
+    async def kill(self, signum: int, *, everything: bool = False) -> None:
+        arguments = ["kill", *(["--all"] if everything else [])]
+        completed = await self._command.plain(arguments, str(signum))
+        if completed.status != 0:
+            raise texts.kill_failure(texts.unsuccessful(completed))
+
+    async def delete(self) -> None:
+        try:
+            await self._command.logged("failed to delete task", ["delete"], self._log)
+        except Unknown as error:
+            if "does not exist" not in str(error):
+                raise
+
+    async def release(self) -> None:
+        self._close_stdio()
+        if self._creation.rootfs:
+            rootfs = self._rootfs
+            try:
+                await self._children.call(lambda: unmount_recursive(rootfs))
+            except DunnageError as error:
+                raise Unknown(f"failed rootfs umount: {error}") from error
+
+    async def pids(self) -> list[int]:
+        completed = await self._command.plain(["ps", "--format", "json"])
+        if completed.status != 0:
+            raise Unknown(texts.unsuccessful(completed))
+        return [int(pid) for pid in json.loads(completed.stdout) or []]
+
+    def add_exec(self, exec_id: str, spec: bytes, streams: Streams) -> Process:
+        _refuse_terminal(streams)
+        try:
+            process = json.loads(spec)
+        except (ValueError, RecursionError) as error:
+            raise InvalidArgument(f"spec of exec {exec_id}: {error}") from error
+        if not isinstance(process, dict):
+            raise InvalidArgument(f"spec of exec {exec_id}: not a JSON object")
+        process["terminal"] = streams.terminal
+        base = f"{self._bundle}/exec-{exec_id}"  # an exec may be called "init"
+        return _RuncExec(self._children, self._command, streams, process, base)
+
+
+class _RuncExec(_RuncProcess):
+    """A further process of a container."""
+
+    def __init__(
+        self,
+        children: Children,
+        command: Command,
+        streams: Streams,
+        process: dict[str, object],
+        base: str,
+    ) -> None:
+        super().__init__(children, command, streams)
+        self._process = process
+        self._process_file = f"{base}.process.json"
+        self._pid_file = f"{base}.pid"
+        self._log = f"{base}.log.json"
+
+    async def start(self) -> None:
+        # The file may hold secrets of the environment.
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+        try:
+            fd = os.open(self._process_file, flags, 0o600)
+            with open(fd, "w", encoding="utf-8") as file:
+                json.dump(self._process, file)
+            arguments = ["exec", "--process", self._process_file, "--detach"]
+            arguments += ["--pid-file", self._pid_file]
+            cwd = os.path.dirname(self._process_file)
+            prefix = "OCI runtime exec failed"
+            await self._run(prefix, arguments, self._log, self._pid_file, cwd)
+        except BaseException:
+            self._kill_leftover()
+            raise
+        finally:
+            _unlink(self._process_file)
+
+    def _kill_leftover(self) -> None:
+        """End the process of a runtime that was killed after it had made one."""
+        if self._child:
+            with contextlib.suppress(ProcessLookupError):
+                self._child.kill(signal.SIGKILL)
+
+    async def kill(self, signum: int, *, everything: bool = False) -> None:  # noqa: ARG002  # of an exec there is one
+        if self._child is None:
+            raise FailedPrecondition("process not created")
+        try:
+            self._child.kill(signum)
+        except ProcessLookupError:
+            raise NotFound("process already finished") from None
+        except OSError as error:
+            text = os.strerror(error.errno or 0).lower()
+            raise Unknown(f"unknown error after kill: {text}") from error
+
+    async def delete(self) -> None:
+        _unlink(self._pid_file)
+        _unlink(self._log)
+
+    async def release(self) -> None:
+        self._close_stdio()
+
+
+def _claimed(claim: Claim, prefix: str) -> Child:
+    try:
+        return claim.child()
+    except (OSError, ValueError) as error:
+        raise Unknown(f"{prefix}: the runtime left no pid: {error}") from error
+
+
+def _refuse_terminal(streams: Streams) -> None:
+    if streams.terminal:
+        raise Unimplemented("a terminal")
+
+
+def _unlink(path: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)

@@ -1,0 +1,83 @@
+"""The options of runc-like runtimes, and their file in the bundle.
+
+Names are those of ``containerd.runc.v1.Options``; the file holds them as the Go shim
+writes it (snake case, defaults left out), because the ``delete`` of either shim may
+have to bury what the other one made.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from typing import Final, Self
+
+from dunnage.bootstrap import bundle
+
+DEFAULT_BINARY: Final = "runc"
+DEFAULT_ROOT: Final = "/run/containerd/runc"
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How to call the runtime; an empty string or zero is the default."""
+
+    no_pivot_root: bool = False
+    no_new_keyring: bool = False
+    shim_cgroup: str = ""
+    io_uid: int = 0
+    io_gid: int = 0
+    binary_name: str = ""
+    root: str = ""
+    systemd_cgroup: bool = False
+
+    def to_json(self) -> str:
+        """Render the content of ``options.json``."""
+        fields = dataclasses.asdict(self)
+        return json.dumps({name: value for name, value in fields.items() if value})
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Read an ``options.json``; what is not known here is skipped.
+
+        Raises:
+            ValueError: it is not a JSON object.
+        """
+        fields = json.loads(text or "{}")
+        if not isinstance(fields, dict):
+            raise TypeError("options.json: not a JSON object")
+        known = {field.name for field in dataclasses.fields(cls)}
+        return cls(**{name: v for name, v in fields.items() if name in known})
+
+    def write(self, directory: str) -> None:
+        """Leave in the bundle what a later ``delete`` needs.
+
+        Raises:
+            OSError: the disk is full, or gone.
+        """
+        bundle.write(directory, bundle.OPTIONS, self.to_json())
+        bundle.write(directory, bundle.RUNTIME, self.binary_name)
+
+    @classmethod
+    def read(cls, directory: str) -> Self:
+        """Read back what `write` left; missing or broken files mean defaults."""
+        try:
+            options = cls.from_json(bundle.read(directory, bundle.OPTIONS) or "")
+        except (OSError, ValueError, TypeError):
+            options = cls()
+        if not options.binary_name:
+            binary = bundle.read(directory, bundle.RUNTIME) or ""
+            options = dataclasses.replace(options, binary_name=binary)
+        return options
+
+    def runtime_root(self, namespace: str) -> str:
+        """Return where the runtime keeps the state of a namespace's containers."""
+        return f"{self.root or DEFAULT_ROOT}/{namespace}"
+
+    def command(self, namespace: str) -> list[str]:
+        """Return the start of every command line: the program and its globals."""
+        root = self.runtime_root(namespace)
+        command = [self.binary_name or DEFAULT_BINARY, "--root", root]
+        if self.systemd_cgroup:
+            command.append("--systemd-cgroup")
+        return command
