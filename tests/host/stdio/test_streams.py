@@ -388,7 +388,7 @@ def test_drained_has_a_limit_for_output_without_end(
         streams = Stdio.open(stdout=str(out))
         process = processes.child(streams, "while :; do echo on; done")
         streams.start()
-        assert not await streams.drained(0.3, idle_s=60)
+        assert not await streams.drained(0.15, idle_s=60)
         process.kill()
         assert await streams.drained(10)
 

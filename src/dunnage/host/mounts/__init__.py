@@ -1,0 +1,8 @@
+"""Mounts: the root filesystem of a container, made and undone."""
+
+from __future__ import annotations
+
+from .rootfs import Mount, mount_all
+from .unmount import is_mount_point, unmount_recursive
+
+__all__ = ["Mount", "is_mount_point", "mount_all", "unmount_recursive"]
