@@ -72,9 +72,9 @@ def write(bundle: str, name: str, content: str | bytes, *, mode: int = 0o600) ->
                 data = data[os.write(fd, data) :]
         finally:
             os.close(fd)
-        os.rename(draft, path)  # noqa: PTH104 - pathlib is slow to import
+        os.rename(draft, path)
     except BaseException:
-        os.unlink(draft)  # noqa: PTH108 - likewise
+        os.unlink(draft)
         raise
 
 
