@@ -1,0 +1,26 @@
+"""Times on the wire: protobuf's Timestamp and nanoseconds since the epoch."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from dunnage.descriptors import Timestamp
+
+_SECOND_NS: Final = 1_000_000_000
+# The zero of Go's time, year 1: containerd's "there is no such time", in its own words.
+_ZERO_SECONDS: Final = -62135596800
+
+
+def timestamp(at_ns: int | None) -> Timestamp:
+    """Return the message for a time; None becomes the zero of Go's time."""
+    if at_ns is None:
+        return Timestamp(seconds=_ZERO_SECONDS)
+    seconds, nanos = divmod(at_ns, _SECOND_NS)
+    return Timestamp(seconds=seconds, nanos=nanos)
+
+
+def nanoseconds(time: Timestamp) -> int | None:
+    """Return the time of a message; None if it is absent or Go's zero."""
+    if time.seconds in {0, _ZERO_SECONDS} and not time.nanos:
+        return None
+    return time.seconds * _SECOND_NS + time.nanos

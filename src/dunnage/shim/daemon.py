@@ -1,0 +1,151 @@
+"""The server process: composes everything, and leaves when nobody owns it any more.
+
+Invariant (leaves-clean): asked to shut down, the shim leaves only when nobody owns it,
+and after a drain of its outbox; its socket is unlinked first, and only if it is still
+its own, so that a successor with the same id never meets the leaving one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import time
+from typing import Final
+
+from dunnage.api.services import TASK_V2, TASK_V3
+from dunnage.bootstrap import address, wire
+from dunnage.bootstrap.flags import Flags
+from dunnage.drivers.runc import Options, RuncDriver
+from dunnage.errors import InvalidArgument
+from dunnage.host.procs import Children, set_child_subreaper
+from dunnage.host.procs.spawn import raise_nofile_limit
+from dunnage.publish.outbox import Outbox
+from dunnage.publish.publisher import Publisher
+from dunnage.ttrpc.aio.server import Server
+
+from . import log, socket_file
+from .service import TaskService
+
+_log = logging.getLogger(__name__)
+
+_ANSWER_DRAIN_S: Final = 2.5
+"""How long Shutdown's answer waits for the outbox: the daemon gives it 3 s."""
+_LEAVING_DRAIN_S: Final = 300.0
+"""How long the shim then stays for what is still unsaid."""
+_SETTLE_LIMIT_S: Final = 10.0
+"""How long it stays for operations in flight, and for answers to be taken."""
+_INHERITED_FD: Final = 3
+
+
+def serve_here(flags: Flags) -> int:
+    """Serve in this process, on ``-socket`` or on the socket inherited as fd 3.
+
+    Raises:
+        InvalidArgument: there is no socket to serve on.
+    """
+    if flags.socket:
+        listener = socket_file.bind(address.unix_name(flags.socket))
+        if listener is None:
+            raise InvalidArgument(f"socket {flags.socket} is served already")
+    else:
+        try:
+            listener = socket.socket(fileno=_INHERITED_FD)
+        except OSError as error:
+            raise InvalidArgument("no -socket, and no socket as fd 3") from error
+        listener.set_inheritable(False)
+    return serve(flags, wire.parse_start(b"", flags, os.environ), listener)
+
+
+def serve(flags: Flags, told: wire.Start, listener: socket.socket) -> int:
+    """Serve until it is time to leave; return the exit status."""
+    fields = {"runtime": "io.containerd.dunnage.v2", "namespace": flags.namespace}
+    log.set_up(fields, debug=told.debug)
+    try:
+        set_child_subreaper()
+        raise_nofile_limit()
+        _close_what_was_inherited(listener.fileno())
+        asyncio.run(Daemon(flags, told, listener).run())
+    except BaseException:  # noqa: BLE001  # the log is the only place to say it
+        _log.critical("the shim dies", exc_info=True)
+        return 1
+    return 0
+
+
+class Daemon:
+    """One shim: its children, its events, its server."""
+
+    def __init__(self, flags: Flags, told: wire.Start, listener: socket.socket) -> None:
+        self._listener = listener
+        self._path = str(listener.getsockname())
+        self._identity = socket_file.file_identity(self._path)
+        self._namespace = flags.namespace
+        self._children = Children()
+        self._outbox = Outbox(flags.namespace, time.time_ns)
+        self._publisher = Publisher(
+            self._outbox,
+            flags.namespace,
+            told.ttrpc_address,
+            grpc_address=told.grpc_address,
+            publish_binary=told.containerd_binary,
+            run=self._children.run,
+        )
+        self._service = TaskService(self._driver, self._outbox.put, self._leave)
+        self._leaving = asyncio.Event()
+
+    async def run(self) -> None:
+        """Serve until shut down, then say what is left to say."""
+        server = Server()
+        self._server = server
+        self._service.register(server, TASK_V2)
+        self._service.register(server, TASK_V3)
+        loop = asyncio.get_running_loop()
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(signum, self._leaving.set)
+        with self._children:
+            publishing = loop.create_task(self._publisher.run())
+            server.listen_on(self._listener)
+            await self._leaving.wait()
+            self._withdraw()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_SETTLE_LIMIT_S):
+                    await self._service.settled()
+            await server.drain(timeout_s=_SETTLE_LIMIT_S)
+            await server.close()
+            await self._publisher.drained(_LEAVING_DRAIN_S)
+            self._publisher.log_unsaid()
+            self._publisher.close()
+            publishing.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await publishing
+
+    async def _leave(self) -> None:
+        """Withdraw, give old events a chance to precede a successor's, and leave."""
+        self._withdraw()
+        await self._publisher.drained(_ANSWER_DRAIN_S)
+        # The answer is written before the server is closed.
+        asyncio.get_running_loop().call_soon(self._leaving.set)
+
+    def _withdraw(self) -> None:
+        """Unlink the socket, then stop to listen."""
+        with contextlib.suppress(OSError):
+            socket_file.unlink_if_ours(self._path, self._identity)
+        self._identity = None
+        self._server.stop_listening()
+
+    def _driver(self, options: Options) -> RuncDriver:
+        return RuncDriver(self._children, options, self._namespace)
+
+
+def _close_what_was_inherited(kept: int) -> None:
+    """Close the fds above 2 that came from whoever started us, but ``kept``."""
+    for name in os.listdir("/proc/self/fd"):
+        fd = int(name)
+        if fd in {0, 1, 2, kept}:
+            continue
+        with contextlib.suppress(OSError):  # the fd of the listing itself is gone
+            if os.get_inheritable(fd):
+                os.close(fd)

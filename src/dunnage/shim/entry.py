@@ -1,0 +1,116 @@
+"""One container as the shim keeps it: its life, what runs it, and who waits for it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+
+from dunnage.drivers.contract import Container, Process, Streams
+from dunnage.errors import NotFound
+from dunnage.task.events import Event, TaskCreate, TaskDelete, TaskExit
+from dunnage.task.machine import INIT, Task
+from dunnage.task.states import Exit
+
+
+class Entry:
+    """A container that was created or is being created."""
+
+    def __init__(self, create: TaskCreate, emit: Callable[[Event], None]) -> None:
+        self.task = Task(create, self._emit)
+        self.bundle = create.bundle
+        self.container: Container | None = None
+        self.streams: dict[str, Streams] = {}
+        self.killing: asyncio.Task[None] | None = None
+        """The end of a container's other processes, when its init is dead."""
+        self._say = emit
+        self._execs: dict[str, Process] = {}
+        self._locks: dict[str, asyncio.Lock] = {}
+        self._waiters: dict[str, asyncio.Future[Exit | None]] = {}
+
+    @property
+    def id(self) -> str:
+        """The id of the container."""
+        return self.task.id
+
+    def add(self, exec_id: str, process: Process, streams: Streams) -> None:
+        """Keep an exec."""
+        self._execs[exec_id] = process
+        self.streams[exec_id] = streams
+
+    def forget(self, exec_id: str) -> None:
+        """Drop an exec that was deleted."""
+        self._execs.pop(exec_id, None)
+        self.streams.pop(exec_id, None)
+        self._locks.pop(exec_id, None)
+
+    def process(self, exec_id: str) -> Process:
+        """Return what runs init or an exec.
+
+        Raises:
+            NotFound: no such exec, or the container is still being created.
+        """
+        process = self._execs.get(exec_id) if exec_id else self.container
+        if process is None:
+            raise NotFound(f"process does not exist {exec_id}")
+        return process
+
+    @property
+    def execs(self) -> dict[str, Process]:
+        """The execs that were added and not deleted."""
+        return dict(self._execs)
+
+    # -- one operation at a time on each process
+
+    @contextlib.asynccontextmanager
+    async def turn(self, exec_id: str) -> AsyncIterator[None]:
+        """Wait for the operation in flight on a process, then have one's own."""
+        async with self._locks.setdefault(exec_id, asyncio.Lock()):
+            yield
+
+    async def execs_quiet(self) -> None:
+        """Wait until no operation on any exec is in flight."""
+        while busy := [
+            lock for exec_id, lock in self._locks.items() if exec_id and lock.locked()
+        ]:
+            async with busy[0]:
+                pass
+
+    # -- the exit, for those who wait
+
+    async def exit_said(self, exec_id: str) -> Exit | None:
+        """Wait until the exit of a process was said; None if it never lived.
+
+        Any number may wait; cancelling ends one's own waiting only.
+
+        Raises:
+            NotFound: no such exec.
+        """
+        if self.task.is_over(exec_id):
+            return self.task.snapshot(exec_id).exit
+        waiter = self._waiters.get(exec_id)
+        if waiter is None:
+            waiter = asyncio.get_running_loop().create_future()
+            self._waiters[exec_id] = waiter
+        return await asyncio.shield(waiter)
+
+    def never_lived(self, exec_id: str) -> None:
+        """Let those go who wait for a process whose start has failed."""
+        self._release(exec_id, None)
+
+    def _emit(self, event: Event) -> None:
+        self._say(event)
+        # Wait is a reader of the stream of events: it returns what was said.
+        match event:
+            case TaskExit(id=process, exit_status=status, exited_at_ns=at_ns):
+                exec_id = INIT if process == self.id else process
+                self._release(exec_id, Exit(status, at_ns))
+            case TaskDelete(id=exec_id):
+                self._release(exec_id, None)
+            case _:
+                pass
+
+    def _release(self, exec_id: str, exit_: Exit | None) -> None:
+        waiter = self._waiters.pop(exec_id, None)
+        if waiter is not None and not waiter.done():
+            waiter.set_result(exit_)

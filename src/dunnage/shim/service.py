@@ -1,0 +1,384 @@
+"""The Task service: each RPC brings a request, the machine and the driver together.
+
+Invariant (finishes-what-it-begins): an operation begun ends in commit or rollback,
+whatever becomes of its request; its work is a task of the service's own.
+
+No call waits for another container's: locks are per process, and the machine is never
+held across an await.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable, Coroutine
+from typing import Any, Final, Protocol, TypeVar
+
+from dunnage.api import task_v2_pb2 as pb
+from dunnage.api import typeurl
+from dunnage.api.runc_options_pb2 import ProcessDetails
+from dunnage.api.services import TaskMethods
+from dunnage.api.times import timestamp
+from dunnage.bootstrap import bundle, identifiers
+from dunnage.descriptors import Empty
+from dunnage.drivers.contract import Creation, Driver, Happening, OomKilled
+from dunnage.drivers.runc import Options
+from dunnage.errors import (
+    AlreadyExists,
+    DunnageError,
+    InvalidArgument,
+    NotFound,
+    Unimplemented,
+    Unknown,
+)
+from dunnage.host.procs import Exited
+from dunnage.oci import Spec
+from dunnage.task.events import Event
+from dunnage.task.machine import INIT
+from dunnage.task.states import Operation, Status
+from dunnage.ttrpc.aio.server import Context, Server
+
+from . import translate
+from .entry import Entry
+
+_log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+DRAIN_LIMIT_S: Final = 10.0
+"""How long Delete waits for output that still moves (containerd since 1.7.29)."""
+_EXIT_LIMIT_S: Final = 10.0
+"""How long Delete waits for the exit of what the runtime says it has killed."""
+_SIGKILL: Final = 9
+
+
+class Drivers(Protocol):
+    """Gives the driver for a container's options."""
+
+    def __call__(self, options: Options) -> Driver:
+        """Return the driver."""
+        ...
+
+
+class TaskService:
+    """The containers of one shim, and what may be asked of them.
+
+    Args:
+        drivers: gives the driver for a container's options.
+        emit: takes each event, synchronously.
+        leave: asked by Shutdown when nobody owns the shim; returns when the answer
+            may go out.
+    """
+
+    def __init__(
+        self,
+        drivers: Drivers,
+        emit: Callable[[Event], None],
+        leave: Callable[[], Coroutine[None, None, None]],
+    ) -> None:
+        self._drivers = drivers
+        self._emit = emit
+        self._leave = leave
+        self._entries: dict[str, Entry] = {}
+        self._work: set[asyncio.Task[Any]] = set()
+
+    def register(self, server: Server, methods: TaskMethods) -> None:
+        """Offer the service; a method that is not offered answers unimplemented."""
+        server.register(methods.create, self.create)
+        server.register(methods.start, self.start)
+        server.register(methods.delete, self.delete)
+        server.register(methods.exec, self.exec)
+        server.register(methods.kill, self.kill)
+        server.register(methods.wait, self.wait)
+        server.register(methods.state, self.state)
+        server.register(methods.pids, self.pids)
+        server.register(methods.close_io, self.close_io)
+        server.register(methods.connect, self.connect)
+        server.register(methods.shutdown, self.shutdown)
+
+    @property
+    def is_owned(self) -> bool:
+        """Whether there is a container, created or being created."""
+        return bool(self._entries)
+
+    async def settled(self) -> None:
+        """Wait until no operation is in flight."""
+        while self._work:
+            await asyncio.wait(self._work)
+
+    # -- the calls
+
+    async def create(
+        self, request: pb.CreateTaskRequest, _: Context
+    ) -> pb.CreateTaskResponse:
+        """Create a container and its task."""
+        identifiers.validate("container id", request.id)
+        if not os.path.isabs(request.bundle):
+            raise InvalidArgument(f"bundle {request.bundle!r} is not an absolute path")
+        if request.checkpoint:
+            raise Unimplemented("restore from a checkpoint")
+        options = translate.options(request.options)
+        if request.id in self._entries:
+            raise AlreadyExists(f"container {request.id}")
+        entry = Entry(translate.task_create(request), self._emit)
+        self._entries[request.id] = entry
+        return await self._finish(self._create(entry, request, options))
+
+    async def _create(
+        self, entry: Entry, request: pb.CreateTaskRequest, options: Options
+    ) -> pb.CreateTaskResponse:
+        try:
+            streams = translate.streams(request)
+            creation = Creation(
+                request.id, request.bundle, translate.rootfs(request), streams
+            )
+            with entry.task.creating() as creating:
+                container = await self._drivers(options).create(creation)
+                entry.container = container
+                entry.streams[INIT] = streams
+                creating.commit(container.pid)
+                container.listen(lambda what: self._happened(entry, INIT, what))
+        except BaseException:
+            del self._entries[request.id]
+            raise
+        return pb.CreateTaskResponse(pid=container.pid)
+
+    async def start(self, request: pb.StartRequest, _: Context) -> pb.StartResponse:
+        """Start init or an exec."""
+        entry = self._entry(request.id)
+        return await self._finish(self._start(entry, request.exec_id))
+
+    async def _start(self, entry: Entry, exec_id: str) -> pb.StartResponse:
+        async with entry.turn(exec_id):
+            try:
+                with entry.task.starting(exec_id) as starting:
+                    process = entry.process(exec_id)
+                    await process.start()
+                    starting.commit(process.pid)
+                    if exec_id:
+                        process.listen(
+                            lambda what: self._happened(entry, exec_id, what)
+                        )
+            except BaseException:
+                if exec_id in entry.task.exec_ids and entry.task.is_over(exec_id):
+                    entry.never_lived(exec_id)
+                raise
+        return pb.StartResponse(pid=process.pid)
+
+    async def delete(self, request: pb.DeleteRequest, _: Context) -> pb.DeleteResponse:
+        """Remove an exec, or the task with its container."""
+        entry = self._entry(request.id)
+        if request.exec_id:
+            return await self._finish(self._delete_exec(entry, request.exec_id))
+        return await self._finish(self._delete_task(entry))
+
+    async def _delete_exec(self, entry: Entry, exec_id: str) -> pb.DeleteResponse:
+        async with entry.turn(exec_id):
+            with entry.task.deleting(exec_id) as deleting:
+                process = entry.process(exec_id)
+                await process.drained(DRAIN_LIMIT_S)
+                await process.delete()
+                await process.release()
+                response = _deleted(entry, exec_id)
+                deleting.commit()
+            entry.forget(exec_id)
+        return response
+
+    async def _delete_task(self, entry: Entry) -> pb.DeleteResponse:
+        async with entry.turn(INIT):
+            await entry.execs_quiet()
+            with entry.task.deleting() as deleting:
+                container = entry.process(INIT)
+                if entry.task.init_is_dead:
+                    await container.drained(DRAIN_LIMIT_S)
+                if entry.killing:
+                    await entry.killing
+                await container.delete()
+                if container.pid:
+                    await _exit_of_the_deleted(entry)
+                for process in entry.execs.values():
+                    await process.delete()
+                    await process.release()
+                await container.release()
+                response = _deleted(entry, INIT)
+                deleting.commit()
+            del self._entries[entry.id]
+        return response
+
+    async def exec(self, request: pb.ExecProcessRequest, _: Context) -> Empty:
+        """Add an exec; nothing runs before its start."""
+        entry = self._entry(request.id)
+        exec_id = request.exec_id
+        identifiers.validate("exec id", exec_id)
+        streams = translate.streams(request)
+        with entry.task.adding(exec_id) as adding:
+            assert entry.container, "a task that admits an exec has its container"
+            process = entry.container.add_exec(exec_id, request.spec.value, streams)
+            entry.add(exec_id, process, streams)
+            adding.commit()
+        return Empty()
+
+    async def kill(self, request: pb.KillRequest, _: Context) -> Empty:
+        """Send a signal to init, an exec, or all there is."""
+        entry = self._entry(request.id)
+        entry.task.check(Operation.KILL, request.exec_id)
+        process = entry.process(request.exec_id)
+        await self._finish(process.kill(request.signal, everything=request.all))
+        return Empty()
+
+    async def wait(self, request: pb.WaitRequest, _: Context) -> pb.WaitResponse:
+        """Wait for the exit to be said; ends with its connection, too."""
+        entry = self._entry(request.id)
+        status, at_ns = await entry.exit_said(request.exec_id) or (0, None)
+        return pb.WaitResponse(exit_status=status, exited_at=timestamp(at_ns))
+
+    async def state(self, request: pb.StateRequest, _: Context) -> pb.StateResponse:
+        """Describe a process, from memory only: it answers at any time."""
+        entry = self._entry(request.id)
+        exec_id = request.exec_id
+        snapshot = entry.task.snapshot(exec_id)
+        streams = entry.streams[exec_id]
+        status, at_ns = snapshot.exit or (0, None)
+        return pb.StateResponse(
+            id=exec_id or entry.id,
+            bundle=entry.bundle,
+            pid=snapshot.pid,
+            status=translate.status(snapshot.status),
+            stdin=streams.stdin,
+            stdout=streams.stdout,
+            stderr=streams.stderr,
+            terminal=streams.terminal,
+            exit_status=status,
+            exited_at=timestamp(at_ns),
+        )
+
+    async def pids(self, request: pb.PidsRequest, _: Context) -> pb.PidsResponse:
+        """List the processes of a container; those of execs are named."""
+        entry = self._entry(request.id)
+        assert entry.container, "a registered task has its container"
+        pids = await self._finish(entry.container.pids())
+        execs = {
+            process.pid: exec_id
+            for exec_id, process in entry.execs.items()
+            if entry.task.is_running(exec_id)
+        }
+        response = pb.PidsResponse()
+        for pid in pids:
+            info = response.processes.add(pid=pid)
+            if pid in execs:
+                details = ProcessDetails(exec_id=execs[pid])
+                info.info.CopyFrom(typeurl.pack(details))
+        return response
+
+    async def close_io(self, request: pb.CloseIORequest, _: Context) -> Empty:
+        """Let stdin end when its clients have closed it."""
+        self._entry(request.id).process(request.exec_id).close_stdin()
+        return Empty()
+
+    async def connect(
+        self, request: pb.ConnectRequest, _: Context
+    ) -> pb.ConnectResponse:
+        """Say who we are; never fails."""
+        entry = self._entries.get(request.id)
+        pid = entry.container.pid if entry and entry.container else 0
+        return pb.ConnectResponse(shim_pid=os.getpid(), task_pid=pid)
+
+    async def shutdown(self, _request: pb.ShutdownRequest, _: Context) -> Empty:
+        """Leave, unless there is a container; ``now`` changes nothing."""
+        if not self.is_owned:
+            await self._leave()
+        return Empty()
+
+    # -- what happens to processes
+
+    def _happened(self, entry: Entry, exec_id: str, happening: Happening) -> None:
+        match happening:
+            case OomKilled():
+                entry.task.oom_killed()
+            case Exited(status=status, at_ns=at_ns):
+                if exec_id == INIT:
+                    self._write_exit(entry, status, at_ns)
+                entry.task.died(exec_id, status, at_ns)
+                if exec_id == INIT:
+                    self._end_the_others(entry)
+
+    def _write_exit(self, entry: Entry, status: int, at_ns: int) -> None:
+        """Put the exit on disk, before anybody can publish it."""
+        pid = entry.container.pid if entry.container else 0
+        record = bundle.ExitRecord(entry.id, pid, status, at_ns)
+        try:
+            bundle.write_exit(entry.bundle, record)
+        except OSError as error:
+            _log.error(
+                "the exit is not on disk: %s", error, extra={"container": entry.id}
+            )
+
+    def _end_the_others(self, entry: Entry) -> None:
+        """Kill what outlives its init, where no pid namespace does (protocol: 4.6)."""
+        try:
+            with open(f"{entry.bundle}/{bundle.CONFIG}", "rb") as file:
+                shares = Spec.parse(file.read()).shares_pid_namespace
+        except (OSError, DunnageError):
+            shares = True
+        if shares:
+            entry.killing = self._start_work(self._kill_all(entry))
+
+    async def _kill_all(self, entry: Entry) -> None:
+        assert entry.container, "what has died was there"
+        try:
+            await entry.container.kill(_SIGKILL, everything=True)
+        except NotFound:
+            pass  # nobody was left
+        except DunnageError as error:
+            _log.warning("kill all: %s", error, extra={"container": entry.id})
+
+    # -- small change
+
+    def _entry(self, container_id: str) -> Entry:
+        entry = self._entries.get(container_id)
+        if entry is None or entry.task.snapshot().status is Status.UNKNOWN:
+            raise NotFound("container not created")
+        return entry
+
+    def _start_work(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._work.add(task)
+        task.add_done_callback(self._work.discard)
+        return task
+
+    async def _finish(self, work: Coroutine[Any, Any, T]) -> T:
+        """Do ``work`` to its end, also when who asked for it goes away."""
+        task = self._start_work(work)
+        try:
+            return await asyncio.shield(task)
+        except OSError as error:
+            raise translate.os_error(error) from error
+        except asyncio.CancelledError:
+            task.add_done_callback(_log_failure)
+            raise
+
+
+def _deleted(entry: Entry, exec_id: str) -> pb.DeleteResponse:
+    snapshot = entry.task.snapshot(exec_id)
+    status, at_ns = snapshot.exit or (0, None)
+    return pb.DeleteResponse(
+        pid=snapshot.pid, exit_status=status, exited_at=timestamp(at_ns)
+    )
+
+
+async def _exit_of_the_deleted(entry: Entry) -> None:
+    try:
+        async with asyncio.timeout(_EXIT_LIMIT_S):
+            await entry.exit_said(INIT)
+    except TimeoutError:
+        raise Unknown(
+            "failed to delete task: the runtime has deleted it, "
+            "but its processes have not ended"
+        ) from None
+
+
+def _log_failure(task: asyncio.Task[Any]) -> None:
+    """Log the failure of work whose requester is gone."""
+    if not task.cancelled() and (error := task.exception()):
+        _log.error("an operation whose caller left has failed: %s", error)

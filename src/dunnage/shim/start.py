@@ -1,0 +1,101 @@
+"""The ``start`` action: binds, forks the server, and says where it listens.
+
+Invariant (start-answers-once): one result on stdout, nothing on stderr, and the socket
+accepts before that; when two race for one group, one binds and both say its address.
+
+The server is a fork of this process: what was imported need not be imported twice.
+It holds none of our streams, as the daemon waits for their end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+
+from dunnage.bootstrap import address, bundle, identifiers, wire
+from dunnage.bootstrap.flags import Flags
+from dunnage.errors import InvalidArgument
+from dunnage.oci import Spec
+
+from . import socket_file
+
+
+def start(flags: Flags, stdin: bytes) -> bytes:
+    """Start the shim of a container, or find the one of its group; return the answer.
+
+    The working directory is the bundle.
+
+    Raises:
+        InvalidArgument: ids, config.json or stdin make no sense.
+        OSError: a kernel call failed; nothing is left behind.
+    """
+    identifiers.validate("namespace", flags.namespace)
+    identifiers.validate("container id", flags.id)
+    told = wire.parse_start(stdin, flags, os.environ)
+    group = address.group_id(_annotations(), flags.id)
+    where = address.socket_address(
+        told.grpc_address, flags.namespace, group, directory=told.socket_dir
+    )
+    path = address.unix_name(where)
+    # On disk before anybody can need it: a daemon of 1.6 or 1.7 that restarts finds
+    # the shim by this file only.
+    bundle.write(os.getcwd(), bundle.ADDRESS, where)
+    listener = socket_file.bind(path)
+    if listener is not None:
+        try:
+            _fork_server(flags, told, listener)
+        except BaseException:
+            os.unlink(path)
+            raise
+        finally:
+            listener.close()
+    return wire.render_answer(told.dialect, where)
+
+
+def _annotations() -> dict[str, str]:
+    try:
+        with open(bundle.CONFIG, "rb") as file:
+            return dict(Spec.parse(file.read()).annotations)
+    except OSError as error:
+        reason = os.strerror(error.errno or 0).lower()
+        raise InvalidArgument(f"open {bundle.CONFIG}: {reason}") from error
+
+
+def _fork_server(flags: Flags, told: wire.Start, listener: socket.socket) -> None:
+    """Fork the server; on return it lives, and its OOM score is set."""
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            os.setpgid(0, 0)
+            _detach_streams()
+            from . import daemon
+
+            status = daemon.serve(flags, told, listener)
+        finally:
+            os._exit(status)
+    try:
+        _set_oom_score(pid)
+    except OSError:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        raise
+
+
+def _detach_streams() -> None:
+    null = os.open(os.devnull, os.O_RDWR)
+    for fd in (0, 1, 2):
+        os.dup2(null, fd)
+    if null > 2:
+        os.close(null)
+
+
+def _set_oom_score(pid: int) -> None:
+    """Make the server a likelier victim than the daemon, by one (containerd #3380)."""
+    with contextlib.suppress(PermissionError):
+        with open(f"/proc/{os.getppid()}/oom_score_adj", encoding="ascii") as file:
+            score = min(int(file.read()) + 1, 1000)
+        with open(f"/proc/{pid}/oom_score_adj", "w", encoding="ascii") as file:
+            file.write(str(score))
