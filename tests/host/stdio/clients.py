@@ -8,12 +8,15 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
 
     from dunnage.host.stdio import Stdio
+
+
+T = TypeVar("T")
 
 
 class Processes:
@@ -44,6 +47,11 @@ class Processes:
         process = subprocess.Popen([sys.executable, "-I", "-c", script, *arguments])
         self.started.append(process)
         return process
+
+
+def run(scenario: Coroutine[Any, Any, T]) -> T:
+    """Run a test's scenario, which must not take for ever."""
+    return asyncio.run(asyncio.wait_for(scenario, 30))
 
 
 async def until(condition: Callable[[], object], limit_s: float = 10) -> None:

@@ -10,7 +10,7 @@ import random
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.host.stdio.clients import open_fds, until
+from tests.host.stdio.clients import open_fds, run, until
 
 from dunnage.host.stdio.fd import Fd, pipe, unread_bytes
 from dunnage.host.stdio.pump import Pump
@@ -84,7 +84,7 @@ def test_copies_where_the_kernel_does_not_splice(
         return got
 
     monkeypatch.setattr(os, "splice", refuse)
-    assert wanted == asyncio.run(scenario())
+    assert wanted == run(scenario())
     assert len(asked) == 1
 
 
@@ -110,7 +110,7 @@ def test_much_is_spliced(monkeypatch: pytest.MonkeyPatch) -> None:
         pair.close()
         return got
 
-    assert wanted == asyncio.run(scenario())
+    assert wanted == run(scenario())
     assert copied < len(wanted) / 8
 
 
@@ -135,7 +135,7 @@ def test_stdio_survives_another_writer(monkeypatch: pytest.MonkeyPatch) -> None:
         pair.close()
         return got
 
-    assert asyncio.run(scenario()) == b"one line\n"
+    assert run(scenario()) == b"one line\n"
     assert refused == 3
 
 
@@ -154,7 +154,7 @@ def test_ends_when_nobody_can_read_the_sink() -> None:
         assert pair.ends == 1
         pair.close()
 
-    asyncio.run(scenario())
+    run(scenario())
 
 
 @pytest.mark.usefixtures("no_leak")
@@ -175,7 +175,7 @@ def test_an_error_of_the_kernel_ends_one_stream(
         pair.close()
 
     monkeypatch.setattr(os, "splice", broken)
-    asyncio.run(scenario())
+    run(scenario())
 
 
 @pytest.mark.usefixtures("no_leak")
@@ -193,7 +193,7 @@ def test_stopped_it_moves_nothing_and_says_nothing() -> None:
         assert (pair.pump.moved_bytes, pair.ends) == (0, 0)
         pair.close()
 
-    asyncio.run(scenario())
+    run(scenario())
 
 
 @pytest.mark.usefixtures("no_leak")

@@ -12,7 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.host.stdio.clients import open_fds, until
+from tests.host.stdio.clients import open_fds, run, until
 
 from dunnage.errors import DunnageError, Unimplemented
 from dunnage.host.stdio import Stdio
@@ -70,7 +70,7 @@ def test_megabytes_pass_unchanged(
         await until(lambda: all(reader.poll() == 0 for reader in readers))
 
     before = open_fds()
-    asyncio.run(scenario())
+    run(scenario())
     assert before == open_fds()
     assert wanted == (tmp_path / "got-out").read_bytes()
     assert wanted == (tmp_path / "got-err").read_bytes()
@@ -92,7 +92,7 @@ def test_one_name_for_both_outputs_keeps_their_order(
         streams.start()
         assert await streams.drained(10)
 
-    asyncio.run(scenario())
+    run(scenario())
     wanted = "".join(f"o{i}\ne{i}\n" for i in range(100))
     assert wanted == (tmp_path / "got").read_text()
 
@@ -123,7 +123,7 @@ def test_each_stream_alone(
 
     (tmp_path / "got").touch()
     before = open_fds()
-    asyncio.run(scenario())
+    run(scenario())
     assert before == open_fds()
     assert wanted == (tmp_path / "got").read_text()
 
@@ -140,7 +140,7 @@ def test_no_stream_at_all_is_over_at_once() -> None:
         assert await streams.drained(10)
 
     before = open_fds()
-    asyncio.run(scenario())
+    run(scenario())
     assert before == open_fds()
 
 
@@ -176,7 +176,7 @@ def test_stdio_survives_a_reader_that_goes_away_and_comes_back(
         return got
 
     before = open_fds()
-    assert asyncio.run(scenario()) == b"two\nthree\n"
+    assert run(scenario()) == b"two\nthree\n"
     assert before == open_fds()
 
 
@@ -199,7 +199,7 @@ def test_stdio_survives_a_reader_that_leaves_at_the_very_end(
         assert at_end(second)
         os.close(second)
 
-    asyncio.run(scenario())
+    run(scenario())
 
 
 @pytest.mark.parametrize("script", ["echo late", "true"])
@@ -221,7 +221,7 @@ def test_a_reader_that_opens_after_the_end(
         assert await streams.drained(10)
 
     before = open_fds()
-    asyncio.run(scenario())
+    run(scenario())
     assert before == open_fds()
     wanted = b"late\n" if script == "echo late" else b""
     assert wanted == (tmp_path / "got").read_bytes()
@@ -243,7 +243,7 @@ def test_a_silent_process_and_a_reader_that_opened_meanwhile(
         assert at_end(reader)
         os.close(reader)
 
-    asyncio.run(scenario())
+    run(scenario())
 
 
 def test_a_reader_that_never_comes_is_given_up(
@@ -261,7 +261,7 @@ def test_a_reader_that_never_comes_is_given_up(
         assert not await streams.drained(10)
 
     before = open_fds()
-    asyncio.run(scenario())
+    run(scenario())
     assert before == open_fds()
 
 
@@ -299,7 +299,7 @@ def test_stdio_survives_a_stalled_reader(fifo: MakeFifo, processes: Processes) -
         assert await streams.drained(10)
         os.close(reader)
 
-    asyncio.run(scenario())
+    run(scenario())
 
 
 def test_short_lines_fill_a_fifo_to_its_last_page(
@@ -324,7 +324,7 @@ def test_short_lines_fill_a_fifo_to_its_last_page(
         os.close(typed)
         streams.close()
 
-    asyncio.run(scenario())
+    run(scenario())
 
 
 def test_giving_up_leaves_the_rest_to_the_reader(
@@ -336,7 +336,7 @@ def test_giving_up_leaves_the_rest_to_the_reader(
     async def scenario() -> None:
         reader = open_reader(out)
         streams = Stdio.open(stdout=str(out))
-        process = processes.child(streams, "echo rest; sleep 60")
+        process = processes.child(streams, "echo rest; exec sleep 60")
         streams.start()
         await until(lambda: streams._progress() == [(5, 5)])
         streams.close()
@@ -348,7 +348,7 @@ def test_giving_up_leaves_the_rest_to_the_reader(
         process.kill()
 
     before = open_fds()
-    asyncio.run(scenario())
+    run(scenario())
     assert before == open_fds()
 
 
@@ -374,7 +374,7 @@ def test_a_grandchild_that_keeps_stdout_does_not_keep_delete(
         assert await streams.drained(10)
         os.close(reader)
 
-    asyncio.run(scenario())
+    run(scenario())
 
 
 def test_drained_has_a_limit_for_output_without_end(
@@ -392,7 +392,7 @@ def test_drained_has_a_limit_for_output_without_end(
         process.kill()
         assert await streams.drained(10)
 
-    asyncio.run(scenario())
+    run(scenario())
 
 
 def test_drained_can_be_cancelled(fifo: MakeFifo, processes: Processes) -> None:
@@ -415,7 +415,7 @@ def test_drained_can_be_cancelled(fifo: MakeFifo, processes: Processes) -> None:
         assert await streams.drained(10)
         os.close(reader)
 
-    asyncio.run(scenario())
+    run(scenario())
 
 
 def test_stdin_ends_with_close_io_and_the_last_writer(
@@ -450,7 +450,7 @@ def test_stdin_ends_with_close_io_and_the_last_writer(
         os.close(reader)
 
     before = open_fds()
-    asyncio.run(scenario())
+    run(scenario())
     assert before == open_fds()
 
 
@@ -468,7 +468,7 @@ def test_stdin_closed_before_the_start_ends_at_once(
         await until(lambda: process.poll() == 0)
         streams.close()
 
-    asyncio.run(scenario())
+    run(scenario())
 
 
 def test_megabytes_of_stdin(
@@ -493,7 +493,7 @@ def test_megabytes_of_stdin(
         await until(lambda: process.poll() == 0)
         streams.close()
 
-    asyncio.run(scenario())
+    run(scenario())
     assert wanted == (tmp_path / "got").read_bytes()
 
 
@@ -521,7 +521,7 @@ def test_a_process_that_closes_stdin_early(
         os.close(reader)
 
     before = open_fds()
-    asyncio.run(scenario())
+    run(scenario())
     assert before == open_fds()
 
 
@@ -534,7 +534,7 @@ def test_a_process_that_does_not_read_its_stdin_costs_nothing(
     async def scenario() -> None:
         streams = Stdio.open(stdin=str(keys))
         client = os.open(keys, os.O_WRONLY | os.O_NONBLOCK)
-        processes.child(streams, "sleep 60")
+        processes.child(streams, "exec sleep 60")
         streams.start()
         assert streams._input
         pump = streams._input._pump
@@ -550,7 +550,7 @@ def test_a_process_that_does_not_read_its_stdin_costs_nothing(
         assert time.process_time() - cpu < 0.05
         streams.close()
 
-    asyncio.run(scenario())
+    run(scenario())
 
 
 def test_the_ends_of_the_process_belong_to_its_user(fifo: MakeFifo) -> None:
@@ -564,7 +564,7 @@ def test_the_ends_of_the_process_belong_to_its_user(fifo: MakeFifo) -> None:
         assert owners[2] == (0, 0)
         streams.close()
 
-    asyncio.run(scenario())
+    run(scenario())
 
 
 def test_nothing_is_inherited_unasked(fifo: MakeFifo) -> None:
@@ -579,7 +579,7 @@ def test_nothing_is_inherited_unasked(fifo: MakeFifo) -> None:
         assert [fd for fd in opened if os.get_inheritable(fd)] == []
         streams.close()
 
-    asyncio.run(scenario())
+    run(scenario())
 
 
 @pytest.mark.parametrize(
@@ -613,7 +613,7 @@ def test_a_missing_fifo_is_named(
         assert caught.value.code == 2
 
     before = open_fds()
-    asyncio.run(scenario())
+    run(scenario())
     assert before == open_fds()
 
 
@@ -647,5 +647,5 @@ def test_what_is_no_fifo_is_refused(
         assert kind.code == caught.value.code
 
     before = open_fds()
-    asyncio.run(scenario())
+    run(scenario())
     assert before == open_fds()
