@@ -1,0 +1,385 @@
+"""Drives a shim binary from outside, as a daemon would: any shim, ours or another's.
+
+Everything is private to one `Shim`: its directory, its namespace, its event socket.
+Of the manager half it shares nothing but the client and the dialects.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from dunnage.api import events_pb2, forward_pb2, typeurl
+from dunnage.api import task_v2_pb2 as pb
+from dunnage.api.runc_options_pb2 import Options
+from dunnage.api.services import EVENTS, TASK_V2, TaskMethods
+from dunnage.bootstrap import address, wire
+from dunnage.bootstrap.flags import Flags
+from dunnage.descriptors import Empty
+from dunnage.ttrpc.aio.client import Client
+from dunnage.ttrpc.aio.server import Context, Server
+
+ROOT = Path(__file__).parents[2]
+OURS = Path(sys.executable).parent / "containerd-shim-dunnage-v2"
+STOCK = (
+    Path(os.environ.get("DUNNAGE_PEERS", ROOT / ".peers"))
+    / "containerd-1.6/usr/bin/containerd-shim-runc-v2"
+)
+LIMIT_S = 20.0
+
+
+def spec(args: list[str], **changes: Any) -> dict[str, Any]:
+    """Return a small OCI spec; ``changes`` replace its top-level keys."""
+    name = secrets.token_hex(4)
+    return {
+        "ociVersion": "1.0.2",
+        "process": process(args),
+        "root": {"path": "rootfs"},
+        "hostname": "test",
+        "mounts": [
+            {"destination": "/proc", "type": "proc", "source": "proc"},
+            {
+                "destination": "/dev",
+                "type": "tmpfs",
+                "source": "tmpfs",
+                "options": ["nosuid", "mode=755"],
+            },
+        ],
+        "linux": {
+            "cgroupsPath": f"/dunnage-test/{name}",
+            "namespaces": [
+                {"type": kind} for kind in ("pid", "ipc", "uts", "mount", "network")
+            ],
+        },
+    } | changes
+
+
+def process(args: list[str], **changes: Any) -> dict[str, Any]:
+    """Return an OCI process."""
+    return {
+        "user": {"uid": 0, "gid": 0},
+        "args": args,
+        "env": ["PATH=/bin"],
+        "cwd": "/",
+    } | changes
+
+
+def make_rootfs(directory: Path) -> Path:
+    """Make a root filesystem of busybox."""
+    for name in ("bin", "proc", "dev", "etc", "tmp"):
+        (directory / name).mkdir(parents=True, exist_ok=True)
+    busybox = shutil.which("busybox")
+    assert busybox, "busybox is missing: apt-get install busybox-static"
+    shutil.copy(busybox, directory / "bin/busybox")
+    listed = subprocess.run([busybox, "--list"], capture_output=True, check=True)
+    for applet in listed.stdout.decode().split():
+        if applet != "busybox":
+            (directory / "bin" / applet).symlink_to("busybox")
+    (directory / "etc/plain").write_text("no program\n")
+    return directory
+
+
+@dataclass
+class Shim:
+    """One namespace of containers under one shim binary; use as an async context."""
+
+    directory: Path
+    binary: Path = OURS
+    runtime: str = "runc"
+    params: bool = False
+    """Speak the dialect of containerd 2.3 instead of the legacy one."""
+    environment: dict[str, str] = field(default_factory=dict)
+    namespace: str = field(default_factory=lambda: f"dt-{secrets.token_hex(4)}")
+    events: list[forward_pb2.Envelope] = field(default_factory=list)
+
+    async def __aenter__(self) -> Self:
+        self.address = str(self.directory / "d.sock")
+        self.bundles = self.directory / "b" / self.namespace
+        self.bundles.mkdir(parents=True)
+        self.rootfs = make_rootfs(self.directory / "rootfs")
+        self._server = Server()
+        self._server.register(EVENTS.forward, self._take)
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(f"{self.address}.ttrpc")
+        listener.listen()
+        self._server.listen_on(listener)
+        self._clients: dict[str, Client] = {}
+        self._logs: dict[str, int] = {}
+        self._changed = asyncio.Event()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for client in self._clients.values():
+            client.close()
+        for bundle in self.bundles.iterdir():
+            with contextlib.suppress(Exception):
+                self.delete_action(bundle.name)
+        await self._server.close()
+        for fd in self._logs.values():
+            os.close(fd)
+        for pid in pids_with(self.namespace):
+            os.kill(pid, signal.SIGKILL)
+        for line in reversed(Path("/proc/self/mountinfo").read_text().splitlines()):
+            if str(self.directory) in line.split()[4]:
+                subprocess.run(["umount", line.split()[4]], check=False)
+        shutil.rmtree(f"/run/containerd/runc/{self.namespace}", ignore_errors=True)
+
+    async def _take(self, request: forward_pb2.ForwardRequest, _: Context) -> Empty:
+        self.events.append(request.envelope)
+        self._changed.set()
+        return Empty()
+
+    # -- bundles and actions
+
+    def bundle(self, id_: str, config: Mapping[str, Any] | str) -> Path:
+        """Make a bundle with its log fifo, and the config.json given."""
+        bundle = self.bundles / id_
+        (bundle / "rootfs").mkdir(parents=True)
+        text = config if isinstance(config, str) else json.dumps(config)
+        (bundle / "config.json").write_text(text)
+        os.mkfifo(bundle / "log", 0o700)
+        self._logs[id_] = os.open(bundle / "log", os.O_RDWR | os.O_NONBLOCK)
+        return bundle
+
+    def log(self, id_: str) -> str:
+        """Return what the shim logged into the bundle's fifo since last asked."""
+        with contextlib.suppress(BlockingIOError):
+            return os.read(self._logs[id_], 1 << 16).decode()
+        return ""
+
+    def flags(self, id_: str, action: str, **more: Any) -> list[str]:
+        """Return the command line of an action."""
+        return [
+            str(self.binary),
+            *Flags(
+                namespace=self.namespace,
+                address=self.address,
+                id=id_,
+                action=action,
+                **more,
+            ).argv(),
+        ]
+
+    @property
+    def env(self) -> dict[str, str]:
+        """Return the environment that a daemon gives."""
+        ttrpc = {"TTRPC_ADDRESS": f"{self.address}.ttrpc"}
+        return {"PATH": os.environ["PATH"], **ttrpc, **self.environment}
+
+    def options(self, **more: Any) -> Any:
+        """Return the packed options that select the runtime."""
+        return typeurl.pack(Options(binary_name=self.runtime, **more))
+
+    def start_stdin(self, id_: str) -> bytes:
+        """Return what a daemon writes to the stdin of start."""
+        packed = self.options()
+        told = wire.Start(
+            dialect=wire.Dialect.PARAMS if self.params else wire.Dialect.LEGACY,
+            options=wire.Options(packed.type_url, packed.value),
+            ttrpc_address=f"{self.address}.ttrpc",
+            grpc_address=self.address,
+        )
+        return wire.render_start(told, id=id_, namespace=self.namespace)
+
+    def start_action(
+        self, id_: str, stdin: bytes | None = None
+    ) -> subprocess.CompletedProcess[bytes]:
+        """Run ``start`` to the end of its output; streams are told apart."""
+        return subprocess.run(
+            self.flags(id_, "start"),
+            input=self.start_stdin(id_) if stdin is None else stdin,
+            capture_output=True,
+            cwd=self.bundles / id_,
+            env=self.env,
+            timeout=LIMIT_S,
+            check=False,
+        )
+
+    def delete_action(self, id_: str) -> subprocess.CompletedProcess[bytes]:
+        """Run ``delete``."""
+        return subprocess.run(
+            self.flags(id_, "delete", bundle=str(self.bundles / id_)),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            cwd=self.bundles / id_,
+            env=self.env,
+            timeout=LIMIT_S,
+            check=False,
+        )
+
+    # -- the client
+
+    async def connect(self, id_: str, answer: bytes) -> Client:
+        """Connect to where ``start`` said the shim is."""
+        where = wire.parse_answer(answer).address
+        client = await Client.connect(where, timeout_s=LIMIT_S)
+        self._clients[id_] = client
+        return client
+
+    async def up(
+        self, id_: str, args: list[str] | None = None, config: Any = None
+    ) -> Client:
+        """Make a bundle, start the shim, connect: ready for Create."""
+        self.bundle(id_, config if config is not None else spec(args or ["true"]))
+        done = await asyncio.to_thread(self.start_action, id_)
+        assert done.returncode == 0, done
+        return await self.connect(id_, done.stdout)
+
+    def create_request(self, id_: str, **changes: Any) -> pb.CreateTaskRequest:
+        """Return a Create whose root is a bind mount of the busybox root."""
+        fields = {
+            "id": id_,
+            "bundle": str(self.bundles / id_),
+            "rootfs": [
+                {"type": "bind", "source": str(self.rootfs), "options": ["rbind", "rw"]}
+            ],
+            "options": self.options(),
+        } | changes
+        return pb.CreateTaskRequest(**fields)
+
+    async def call(
+        self, id_: str, name: str, methods: TaskMethods = TASK_V2, **fields: Any
+    ) -> Any:
+        """Call a method about a container, its ``id`` filled in, by its client."""
+        method = getattr(methods, name)
+        if name == "create":
+            request = self.create_request(id_, **fields)
+        else:
+            request = method.request(**({"id": id_} | fields))
+        return await self._clients[id_].call(method, request, timeout_s=LIMIT_S)
+
+    async def exec(self, id_: str, exec_id: str, args: list[str], **fields: Any) -> Any:
+        """Add an exec."""
+        value = json.dumps(process(args)).encode()
+        return await self.call(
+            id_,
+            "exec",
+            exec_id=exec_id,
+            spec={"type_url": "x", "value": value},
+            **fields,
+        )
+
+    # -- the events
+
+    async def wait_events(self, count: int) -> list[Any]:
+        """Wait until ``count`` events have come; return all as messages."""
+        async with asyncio.timeout(LIMIT_S):
+            while len(self.events) < count:
+                self._changed.clear()
+                await self._changed.wait()
+        return self.said()
+
+    async def wait_for_event(self, kind: str, **fields: Any) -> Any:
+        """Wait for an event of a kind with these fields."""
+        async with asyncio.timeout(LIMIT_S):
+            while True:
+                for event in self.said():
+                    if type(event).__name__ == kind and all(
+                        getattr(event, k) == v for k, v in fields.items()
+                    ):
+                        return event
+                self._changed.clear()
+                await self._changed.wait()
+
+    def said(self, container: str = "") -> list[Any]:
+        """Return the events so far as messages, of one container or of all."""
+        messages = []
+        for envelope in self.events:
+            kind = getattr(events_pb2, envelope.event.type_url.rpartition(".")[2])
+            message = kind.FromString(envelope.event.value)
+            if container in {"", message.container_id}:
+                messages.append(message)
+        return messages
+
+    def kinds(self, container: str = "") -> list[str]:
+        """Return the names of the events so far; of execs with their id."""
+        names = []
+        for message in self.said(container):
+            name = type(message).__name__.removeprefix("Task")
+            process_id = getattr(message, "id", "")
+            is_exec = process_id not in {"", message.container_id}
+            names.append(f"{name} {process_id}" if is_exec else name)
+        return names
+
+    # -- what is left
+
+    def leftovers(self, id_: str) -> list[str]:
+        """Name what a container left behind: processes, mounts, sockets, state."""
+        left = [f"process {pid}" for pid in pids_with(self.namespace)]
+        bundle = str(self.bundles / id_)
+        mountinfo = Path("/proc/self/mountinfo").read_text().splitlines()
+        left += [line for line in mountinfo if line.split()[4].startswith(bundle)]
+        where = address.socket_address(self.address, self.namespace, id_)
+        if Path(address.unix_name(where)).exists():
+            left.append(where)
+        state = Path("/run/containerd/runc") / self.namespace / id_
+        if state.exists():
+            left.append(str(state))
+        left += [str(p) for p in cgroups_named(cgroup_of(self.bundles / id_))]
+        return left
+
+    async def gone(self, id_: str) -> list[str]:
+        """Wait until nothing is left; return what still is at the limit."""
+        limit = time.monotonic() + LIMIT_S
+        while (left := self.leftovers(id_)) and time.monotonic() < limit:
+            await asyncio.sleep(0.02)
+        return left
+
+
+@contextlib.asynccontextmanager
+async def fifo_reader(path: Path) -> AsyncIterator[asyncio.Task[bytes]]:
+    """Make a fifo and read it to its end."""
+    os.mkfifo(path)
+
+    def read() -> bytes:
+        return path.read_bytes()
+
+    task = asyncio.create_task(asyncio.to_thread(read))
+    try:
+        yield task
+    finally:
+        if not task.done():  # let the reader's open or read come to an end
+            os.close(os.open(path, os.O_RDWR | os.O_NONBLOCK))
+            await asyncio.wait([task], timeout=1)
+
+
+def pids_with(text: str) -> list[int]:
+    """Return the pids of the processes whose command line holds ``text``."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            with contextlib.suppress(OSError):
+                if text.encode() in (entry / "cmdline").read_bytes():
+                    found.append(int(entry.name))
+    return found
+
+
+def cgroup_of(bundle: Path) -> str:
+    """Return the last part of the bundle's cgroup path, empty if there is none."""
+    with contextlib.suppress(OSError, ValueError, KeyError, AttributeError, TypeError):
+        config = json.loads((bundle / "config.json").read_text())
+        return str(config["linux"]["cgroupsPath"]).rpartition("/")[2]
+    return ""
+
+
+def cgroups_named(name: str) -> list[Path]:
+    """Return the cgroup directories of that name, on v1 and v2."""
+    if not name:
+        return []
+    top = Path("/sys/fs/cgroup")
+    found = [*top.glob(f"*/dunnage-test/{name}"), *top.glob(f"dunnage-test/{name}")]
+    # Where the unified hierarchy is hidden, crun makes plain directories in its place.
+    return [path for path in found if (path / "cgroup.procs").exists()]
