@@ -454,6 +454,38 @@ def test_close_during_back_off(path: str, outbox: Outbox) -> None:
     asyncio.run(main())
 
 
+def test_close_while_connecting(path: str, outbox: Outbox) -> None:
+    """A publisher that was closed while it was connecting says nothing any more."""
+
+    def a_socket() -> socket.socket:
+        sock = sockets.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+        sock.settimeout(0)
+        return sock
+
+    async def main() -> None:
+        put(outbox, 1)
+        listener = a_socket()
+        listener.bind(path)
+        listener.listen(0)
+        backlog = 0
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                a_socket().connect(path)
+                backlog += 1
+        async with publishing(outbox, path) as publisher:
+            await asyncio.sleep(0)
+            publisher.close()
+            for _ in range(backlog):
+                sockets.enter_context(listener.accept()[0])
+        peer, _ = listener.accept()
+        sockets.enter_context(peer)
+        assert peer.recv(1) == b""
+        assert len(outbox) == 1
+
+    with contextlib.ExitStack() as sockets:
+        asyncio.run(main())
+
+
 def test_cancelled(path: str, outbox: Outbox) -> None:
     """A publisher that is cancelled in mid-air closes and keeps the event."""
 

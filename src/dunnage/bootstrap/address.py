@@ -13,7 +13,7 @@ from os.path import normpath
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from typing import Final
+    from typing import Any, Final
 
 DEFAULT_DIRECTORY: Final = "/run/containerd/s"
 
@@ -109,11 +109,15 @@ def _join(parts: list[str]) -> str:
 
 
 def _sha256_hex(data: bytes) -> str:
-    # hashlib loads OpenSSL: 2.5 ms that the thin client has a better use for.
-    for name in ("_sha2", "_sha256", "hashlib"):  # Python 3.12 and later, 3.11, others
-        try:
-            digest: str = __import__(name).sha256(data).hexdigest()
-        except ImportError:
-            continue
-        return digest
-    raise AssertionError("hashlib is always there")
+    # hashlib loads OpenSSL: 2.5 ms that the thin client has a better use for. The bare
+    # module has one name in Python 3.11 and another from 3.12 on; some builds lack it.
+    module = _maybe_import("_sha2") or _maybe_import("_sha256") or __import__("hashlib")
+    digest: str = module.sha256(data).hexdigest()
+    return digest
+
+
+def _maybe_import(name: str) -> Any:
+    try:
+        return __import__(name)
+    except ImportError:
+        return None

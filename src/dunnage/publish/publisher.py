@@ -138,7 +138,8 @@ class Publisher:
         """Say the head until it is taken or given up; False if closed before that."""
         tries = 0
         waits_s = chain(self._back_off_s, repeat(self._back_off_s[-1]))
-        for attempt, wait_s in enumerate(waits_s):
+        is_first = True
+        while not self._closed:
             try:
                 await self._way.say(head)
                 return True
@@ -156,17 +157,16 @@ class Publisher:
                 trouble = error
             if tries >= self._tries:
                 return _give_up(head, trouble)
-            if self._closed:
-                return False
-            if not attempt:  # once per event: the log is a pipe that may be full
+            if is_first:  # once per event: the log is a pipe that may be full
                 waiting = len(self._outbox)
                 log.warning("%d events wait to be said: %s", waiting, trouble)
-            await self._back_off(wait_s)
-            if self._closed:
-                return False
-        raise AssertionError("the waits never end")
+            is_first = False
+            await self._back_off(next(waits_s))
+        return False
 
     async def _back_off(self, wait_s: float) -> None:
+        if self._closed:
+            return
         loop = asyncio.get_running_loop()
         self._pause = loop.create_future()
         timer = loop.call_later(wait_s, _release, self._pause)
