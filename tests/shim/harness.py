@@ -59,7 +59,7 @@ def spec(args: list[str], **changes: Any) -> dict[str, Any]:
             },
         ],
         "linux": {
-            "cgroupsPath": f"/dunnage-test/{name}",
+            "cgroupsPath": f"/dunnage-test-{name}",
             "namespaces": [
                 {"type": kind} for kind in ("pid", "ipc", "uts", "mount", "network")
             ],
@@ -379,7 +379,11 @@ def cgroups_named(name: str) -> list[Path]:
     """Return the cgroup directories of that name, on v1 and v2."""
     if not name:
         return []
-    top = Path("/sys/fs/cgroup")
-    found = [*top.glob(f"*/dunnage-test/{name}"), *top.glob(f"dunnage-test/{name}")]
-    # Where the unified hierarchy is hidden, crun makes plain directories in its place.
-    return [path for path in found if (path / "cgroup.procs").exists()]
+    # Only real cgroups: where the unified hierarchy is hidden, crun makes plain
+    # directories in its place.
+    found = []
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        where, _, kind = line.partition(" - ")
+        if kind.split()[0] in {"cgroup", "cgroup2"}:
+            found.append(Path(where.split()[4]) / name)
+    return [path for path in found if path.exists()]
