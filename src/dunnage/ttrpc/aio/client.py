@@ -120,12 +120,21 @@ class Client:
             metadata=[(key.lower(), value) for key, value in metadata.items()],
         )
         reply = self._replies[stream_id] = self._loop.create_future()
+        timer = None
+        if timeout_s is not None:
+            timer = self._loop.call_later(
+                timeout_s, _expire, reply, method.full_name, timeout_s
+            )
         self._link.flush()
         try:
-            payload = await self._within(timeout_s, reply, method.full_name)
+            payload = await reply
         finally:
+            if timer is not None:
+                timer.cancel()
             self._replies.pop(stream_id, None)
             self._connection.abandon(stream_id)
+            # An error has this frame in its traceback: don't let it hold itself.
+            del reply
         try:
             return method.response.FromString(payload)
         except Exception as error:
@@ -136,17 +145,6 @@ class Client:
     def close(self) -> None:
         """End the connection; calls in flight fail with `ConnectionClosed`."""
         self._link.close()
-
-    async def _within(
-        self, timeout_s: float | None, reply: asyncio.Future[bytes], name: str
-    ) -> bytes:
-        if timeout_s is None:
-            return await reply
-        timer = self._loop.call_later(timeout_s, _expire, reply, name, timeout_s)
-        try:
-            return await reply
-        finally:
-            timer.cancel()
 
     def _expect_open(self) -> None:
         if self._link.error is not None:
