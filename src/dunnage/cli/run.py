@@ -1,0 +1,173 @@
+"""``dunnage run``: a container from its bundle to its exit status.
+
+Owns: the order of the steps, and that a failure leaves nothing behind.
+Must not know: how any one step is done.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import sys
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from dunnage.api.runc_options_pb2 import Options as RuncOptions
+from dunnage.api.types_pb2 import Mount
+from dunnage.bootstrap import wire
+from dunnage.errors import DunnageError, InvalidArgument, NotFound
+from dunnage.manager import bundles, spec
+from dunnage.manager.burial import bury
+from dunnage.manager.inbox import Inbox
+from dunnage.manager.launch import Shim, find_binary, reading_log
+from dunnage.manager.task import NULL, Stdio, Task
+
+from . import show
+from .attend import attend, heard, is_of
+from .errors import CannotStart
+from .signals import Forwarding
+from .streams import Streams
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from dunnage.manager.bundles import Bundle
+    from dunnage.manager.places import Places
+
+    from .context import Context
+
+_log: Final = logging.getLogger("dunnage.cli")
+
+DEFAULT_RUNTIME: Final = "io.containerd.dunnage.v2"
+
+# Shims that take the runc shim's options; another one may refuse what it does not know.
+_TAKES_RUNC_OPTIONS: Final = ("containerd-shim-dunnage-", "containerd-shim-runc-")
+_STDIN_FD: Final = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """The options of the command; one of ``rootfs`` and ``bundle`` is given."""
+
+    name: str
+    command: Sequence[str]
+    rootfs: str = ""
+    bundle: str = ""
+    runtime: str = DEFAULT_RUNTIME
+    oci_runtime: str = ""
+    is_detached: bool = False
+    is_removed: bool = False
+    is_interactive: bool = False
+    has_timeline: bool = False
+
+
+async def run(context: Context, asked: Run) -> int:
+    """Run a container; return its exit status, or 0 if it is detached.
+
+    Cancelling it removes what has not started yet.
+    """
+    _check(asked)
+    shim = Shim(find_binary(asked.runtime), context.places, debug=context.debug)
+    config, rootfs = _config(context.places, asked)
+    what = _What(rootfs, _options(context.places, asked, shim))
+    async with AsyncExitStack() as stack:
+        signals = stack.enter_context(Forwarding())
+        inbox = await stack.enter_async_context(Inbox(context.places))
+        ahead, story = inbox.reader(), inbox.reader()
+        streams = None
+        if not asked.is_detached:
+            stdin_fd = _STDIN_FD if asked.is_interactive else None
+            streams = Streams(context.places.fifos, stdin_fd=stdin_fd)
+            stack.enter_context(streams)
+        bundle = bundles.create(context.places, asked.name, json.dumps(config).encode())
+        stdio = streams.stdio if streams else NULL
+        task = await _launch(stack, shim, bundle, what, stdio)
+        stack.callback(task.close)
+        if streams is None:
+            await heard(inbox, ahead, "/tasks/start", asked.name)
+            return 0
+        try:
+            exit_ = await attend(task, streams, signals)
+        finally:
+            if asked.is_removed:
+                await bury(shim, bundle, task, force=True)
+        last = "/tasks/delete" if asked.is_removed else "/tasks/exit"
+        await heard(inbox, ahead, last, asked.name)
+        if asked.has_timeline:
+            events = [event for event in story.read() if is_of(event, asked.name)]
+            print(*show.timeline(events), sep="\n", file=sys.stderr)
+        return exit_.status
+
+
+@dataclass(frozen=True, slots=True)
+class _What:
+    rootfs: Sequence[Mount]
+    options: wire.Options | None
+
+
+async def _launch(
+    stack: AsyncExitStack, shim: Shim, bundle: Bundle, what: _What, stdio: Stdio
+) -> Task:
+    """Start a shim, and in it the task; or leave nothing behind.
+
+    The shim's log is read for as long as the stack stands.
+    """
+    task = None
+    try:
+        stack.enter_context(reading_log(bundle, debug=shim.debug))
+        found = await shim.start(bundle, what.options)
+        task = await Task.connect_to(found, bundle, shim.places.namespace)
+        try:
+            await task.create(what.rootfs, stdio, what.options)
+            await task.start()
+        except DunnageError as error:
+            raise CannotStart(error.wire_text) from error
+    except BaseException:
+        try:
+            await bury(shim, bundle, task, force=True)
+        except (DunnageError, OSError) as error:
+            # Why it did not start matters more.
+            _log.warning("%s is not cleaned up: %s", bundle.path, error)
+        raise
+    return task
+
+
+def _check(asked: Run) -> None:
+    """Refuse what cannot be done, with the reason."""
+    if asked.is_detached and asked.is_removed:
+        raise InvalidArgument(
+            "-d and --rm together: nobody is left to remove it (dunnage rm does)"
+        )
+    if asked.is_detached and (asked.is_interactive or asked.has_timeline):
+        raise InvalidArgument(
+            "-d with -i or --timeline: nobody is left to copy its input or to see "
+            "its events"
+        )
+
+
+def _config(places: Places, asked: Run) -> tuple[spec.Spec, Sequence[Mount]]:
+    """Return the ``config.json`` and what the shim shall mount."""
+    cgroup = f"/dunnage/{places.namespace}/{asked.name}"
+    if asked.bundle:
+        return spec.from_bundle(Path(asked.bundle), asked.command, cgroup=cgroup), ()
+    rootfs = Path(asked.rootfs).absolute()
+    if not rootfs.is_dir():
+        raise NotFound(f"root filesystem {asked.rootfs}: no such directory")
+    config = spec.for_directory(asked.command, hostname=asked.name, cgroup=cgroup)
+    return config, (Mount(type="bind", source=str(rootfs), options=["rbind", "rw"]),)
+
+
+def _options(places: Places, asked: Run, shim: Shim) -> wire.Options | None:
+    if not asked.oci_runtime and not shim.binary.name.startswith(_TAKES_RUNC_OPTIONS):
+        return None
+    binary = ""
+    if asked.oci_runtime:
+        found = shutil.which(asked.oci_runtime)
+        if found is None:
+            raise NotFound(f"OCI runtime {asked.oci_runtime}: executable")
+        binary = str(Path(found).absolute())
+    options = RuncOptions(binary_name=binary, root=str(places.runtime_root))
+    return wire.Options(options.DESCRIPTOR.full_name, options.SerializeToString())

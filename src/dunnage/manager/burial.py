@@ -1,0 +1,161 @@
+"""The end of a task: everything that it, and its shim, have left goes.
+
+Owns: the order of the steps; it is containerd's.
+Must not know: why.
+
+It publishes nothing on a shim's behalf: the shim says its events itself.
+
+Invariant (leaves-nothing): when `bury` returns, the task, its shim, its mounts and its
+    bundle are gone; when it raises, it can be called again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final
+
+from dunnage.bootstrap import endpoint
+from dunnage.errors import ConnectionBroken, DunnageError, NotFound
+
+from . import bundles
+from .task import Exit
+
+if TYPE_CHECKING:
+    from .bundles import Bundle
+    from .launch import Shim
+    from .task import Task
+
+_log: Final = logging.getLogger("dunnage.manager")
+
+# How long what was killed may take to be gone.
+_DEATH_LIMIT_S: Final = 10.0
+# A shim that leaves first says what it still has to say.
+_LEAVE_LIMIT_S: Final = 5.0
+# What containerd reports when not even the shim's `delete` knows.
+_UNKNOWN_STATUS: Final = 255
+
+
+async def bury(
+    shim: Shim, bundle: Bundle, task: Task | None, *, force: bool = False
+) -> Exit:
+    """Remove a task; return what became of its init.
+
+    Args:
+        shim: The binary that cleans up.
+        bundle: The task's.
+        task: A connection to its shim, which this ends; None if there is none to have.
+        force: Kill what runs, and a shim that will not go.
+
+    Raises:
+        DunnageError: the shim refuses (the task runs), or the bundle stays mounted.
+    """
+    exit_ = await _part(task, shim, force=force) if task is not None else None
+    deleted = await _clean_up(shim, bundle)
+    bundles.delete(bundle)
+    return exit_ or deleted
+
+
+async def _part(task: Task, shim: Shim, *, force: bool) -> Exit | None:
+    """Have the shim delete the task and leave."""
+    try:
+        if force:
+            await _kill(task)
+        exit_ = await _delete(task, force=force)
+        await _shut_down(task, shim, force=force)
+    finally:
+        task.close()
+    return exit_
+
+
+async def _kill(task: Task) -> None:
+    # Not there, dead already, or a shim that does not answer: on with the rest.
+    with suppress(DunnageError, TimeoutError):
+        async with asyncio.timeout(_DEATH_LIMIT_S):
+            await task.kill(signal.SIGKILL, all=True)
+            await task.wait()
+
+
+async def _delete(task: Task, *, force: bool) -> Exit | None:
+    try:
+        async with asyncio.timeout(_DEATH_LIMIT_S if force else None):
+            return await task.delete()
+    except (NotFound, ConnectionBroken):
+        return None
+    except (DunnageError, TimeoutError) as error:
+        if not force:
+            raise
+        _log.debug("%s: delete: %s", task.bundle.id, error)
+        return None
+
+
+async def _shut_down(task: Task, shim: Shim, *, force: bool) -> None:
+    try:
+        shim_fd = os.pidfd_open(await task.shim_pid())
+    except (DunnageError, OSError) as error:
+        _log.debug("%s: the shim is gone: %s", task.bundle.id, error)
+        return
+    try:
+        try:
+            await task.shutdown()
+        except DunnageError as error:
+            # A shim may be gone before its answer is out.
+            _log.debug("%s: shutdown: %s", task.bundle.id, error)
+        if not _is_shared(task.bundle, shim):
+            await _see_off(shim_fd, task.bundle.id, force=force)
+    finally:
+        os.close(shim_fd)
+
+
+def _is_shared(bundle: Bundle, shim: Shim) -> bool:
+    """Tell whether another bundle names the same shim, which then stays."""
+    mine = endpoint.read(str(bundle.path))
+    for other in bundles.list_all(shim.places):
+        with suppress(DunnageError, OSError):
+            if other.id != bundle.id and endpoint.read(str(other.path)) == mine:
+                return True
+    return False
+
+
+async def _see_off(shim_fd: int, container_id: str, *, force: bool) -> None:
+    """Wait until the shim's process is gone.
+
+    Not to be tidy: a shim that still leaves would meet, and unlink the socket of, a
+    successor with the same id.
+    """
+    if await _is_gone(shim_fd):
+        return
+    if force:
+        signal.pidfd_send_signal(shim_fd, signal.SIGKILL)
+        if await _is_gone(shim_fd):
+            return
+    _log.warning("%s: its shim is still there", container_id)
+
+
+async def _is_gone(process_fd: int) -> bool:
+    loop = asyncio.get_running_loop()
+    gone = loop.create_future()
+
+    def note() -> None:
+        loop.remove_reader(process_fd)
+        gone.set_result(None)
+
+    loop.add_reader(process_fd, note)
+    try:
+        await asyncio.wait([gone], timeout=_LEAVE_LIMIT_S)
+    finally:
+        loop.remove_reader(process_fd)
+    return gone.done()
+
+
+async def _clean_up(shim: Shim, bundle: Bundle) -> Exit:
+    """Run the binary's `delete`, as the daemon does after every task."""
+    try:
+        deleted = await shim.delete(bundle)
+    except DunnageError as error:
+        _log.debug("%s: %s", bundle.id, error.message)
+        return Exit(0, _UNKNOWN_STATUS, None)
+    return Exit(deleted.pid, deleted.exit_status, deleted.exited_at_ns)
