@@ -20,7 +20,10 @@ def timestamp(at_ns: int | None) -> Timestamp:
 
 
 def nanoseconds(time: Timestamp) -> int | None:
-    """Return the time of a message; None if it is absent or Go's zero."""
-    if time.seconds in {0, _ZERO_SECONDS} and not time.nanos:
+    """Return the time of a message; None if it is Go's zero, or anything before 1970.
+
+    Whether the message was there at all is the caller's to ask (``HasField``).
+    """
+    if time.seconds < 0:
         return None
     return time.seconds * _SECOND_NS + time.nanos

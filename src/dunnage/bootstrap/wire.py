@@ -24,8 +24,9 @@ from dunnage.api.bootstrap_pb2 import (
     Extension,
 )
 from dunnage.api.task_v2_pb2 import DeleteResponse
+from dunnage.api.times import nanoseconds, timestamp
 from dunnage.api.types_pb2 import RuntimeInfo, RuntimeVersion
-from dunnage.descriptors import Any, Timestamp
+from dunnage.descriptors import Any
 from dunnage.errors import InvalidArgument
 
 from . import endpoint
@@ -44,7 +45,6 @@ OPTION_TYPES: Final = (
     "containerd.linux.runc.CreateOptions",
 )
 
-_SECOND_NS: Final = 1_000_000_000
 _UINT32: Final = 0xFFFFFFFF
 
 M = TypeVar("M", bound=Message)
@@ -178,7 +178,7 @@ def render_deleted(deleted: Deleted) -> bytes:
     return DeleteResponse(
         pid=deleted.pid & _UINT32,
         exit_status=deleted.exit_status & _UINT32,
-        exited_at=_timestamp(deleted.exited_at_ns),
+        exited_at=timestamp(deleted.exited_at_ns),
     ).SerializeToString()
 
 
@@ -191,9 +191,8 @@ def parse_deleted(stdout: bytes) -> Deleted:
     answer = _maybe_parse(DeleteResponse, stdout)
     if answer is None:
         raise InvalidArgument(f"delete answered {stdout[:80]!r}")
-    at = answer.exited_at
-    known = answer.HasField("exited_at") and at.seconds >= 0
-    exited_at_ns = at.seconds * _SECOND_NS + at.nanos if known else None
+    known = answer.HasField("exited_at")
+    exited_at_ns = nanoseconds(answer.exited_at) if known else None
     return Deleted(answer.pid, answer.exit_status, exited_at_ns)
 
 
@@ -220,10 +219,3 @@ def _options_among(params: BootstrapParams) -> Options | None:
 
 def _options(packed: Any) -> Options | None:
     return Options(packed.type_url, packed.value) if packed.type_url else None
-
-
-def _timestamp(at_ns: int | None) -> Timestamp | None:
-    if at_ns is None:
-        return None
-    seconds, nanos = divmod(at_ns, _SECOND_NS)
-    return Timestamp(seconds=seconds, nanos=nanos)

@@ -13,8 +13,8 @@ from dataclasses import fields, is_dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from dunnage.api import events_pb2, forward_pb2, typeurl
+from dunnage.api.times import timestamp
 from dunnage.api.topics import TOPICS
-from dunnage.descriptors import Timestamp
 
 if TYPE_CHECKING:
     from dunnage.task.events import Event
@@ -30,7 +30,7 @@ def encode(event: Event, namespace: str, at_ns: int) -> bytes:
     message = getattr(events_pb2, type(event).__name__)(**_wire(event))
     packed = typeurl.pack(message)
     return forward_pb2.Envelope(
-        timestamp=_time(at_ns),
+        timestamp=timestamp(at_ns),
         namespace=namespace,
         topic=TOPICS[packed.type_url],
         event=packed,
@@ -57,7 +57,7 @@ def _wire(value: Any) -> Any:
         for field in fields(value):
             inner = getattr(value, field.name)
             if field.name.endswith("_ns"):
-                wire[field.name.removesuffix("_ns")] = _time(inner)
+                wire[field.name.removesuffix("_ns")] = timestamp(inner)
             else:
                 wire[field.name] = _wire(inner)
         return wire
@@ -68,10 +68,3 @@ def _wire(value: Any) -> Any:
         return value.encode("utf-8", "replace").decode()
     # The kernel's -1 is 4294967295 on the wire, as in Go.
     return value if isinstance(value, bool) else value & _UINT32
-
-
-def _time(at_ns: int | None) -> Timestamp:
-    if at_ns is None:
-        return Timestamp(seconds=_ZERO_SECONDS)
-    seconds, nanos = divmod(at_ns, 1_000_000_000)
-    return Timestamp(seconds=seconds, nanos=nanos)
