@@ -17,9 +17,9 @@ from . import show
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from dunnage.manager.client import Exit, Task
     from dunnage.manager.eventlog import Reader, Record
     from dunnage.manager.inbox import Inbox
-    from dunnage.manager.task import Exit, Task
 
     from .signals import Forwarding
     from .streams import Streams

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dunnage.errors import ConnectionBroken, FailedPrecondition
+from dunnage.manager.client import Task
 from dunnage.manager.launch import Shim
-from dunnage.manager.task import Task
 
 if TYPE_CHECKING:
     from dunnage.manager.bundles import Bundle

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
     from typing import TypeAlias
 
-    _Actions: TypeAlias = "argparse._SubParsersAction[_Parser]"
+    _Actions: TypeAlias = "argparse._SubParsersAction[_Parser]"  # noqa: SLF001
     _Command: TypeAlias = Callable[
         [Context, argparse.Namespace], Coroutine[None, None, int]
     ]

@@ -21,9 +21,9 @@ from dunnage.bootstrap import wire
 from dunnage.errors import DunnageError, InvalidArgument, NotFound
 from dunnage.manager import bundles, spec
 from dunnage.manager.burial import bury
+from dunnage.manager.client import NULL, Stdio, Task
 from dunnage.manager.inbox import Inbox
 from dunnage.manager.launch import Shim, find_binary, reading_log
-from dunnage.manager.task import NULL, Stdio, Task
 
 from . import show
 from .attend import attend, heard, is_of

@@ -21,8 +21,8 @@ import shutil
 import tempfile
 from typing import TYPE_CHECKING, Final, Self
 
+from dunnage.manager.client import Stdio
 from dunnage.manager.places import make_passage
-from dunnage.manager.task import Stdio
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -13,8 +13,8 @@ from dunnage.api import process_pb2 as api
 from dunnage.errors import ConnectionBroken, DunnageError, FailedPrecondition, NotFound
 from dunnage.manager import bundles
 from dunnage.manager.burial import bury
+from dunnage.manager.client import Task
 from dunnage.manager.inbox import Inbox
-from dunnage.manager.task import Task
 
 from .signals import parse
 

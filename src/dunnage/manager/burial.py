@@ -22,12 +22,12 @@ from dunnage.bootstrap import endpoint
 from dunnage.errors import ConnectionBroken, DunnageError, NotFound
 
 from . import bundles
-from .task import Exit
+from .client import Exit
 
 if TYPE_CHECKING:
     from .bundles import Bundle
+    from .client import Task
     from .launch import Shim
-    from .task import Task
 
 _log: Final = logging.getLogger("dunnage.manager")
 
