@@ -13,8 +13,10 @@ import signal
 import subprocess
 import tarfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
+
+from tests.shim.harness import cgroups_named, pids_with
 
 PEERS = Path(os.environ.get("DUNNAGE_PEERS", Path(__file__).parents[2] / ".peers"))
 SHIM = Path(__file__).parents[2] / ".venv/bin/containerd-shim-dunnage-v2"
@@ -198,7 +200,7 @@ class Containerd:
                 self.ctr("task", "kill", "-s", "KILL", task.decode(), check=False)
                 self.ctr("task", "rm", "-f", task.decode(), check=False)
             self.kill(signal.SIGTERM)
-        for pid in processes(self.namespace):
+        for pid in pids_with(self.namespace):
             os.kill(pid, signal.SIGKILL)
         mounts = [
             line.split()[4]
@@ -207,6 +209,13 @@ class Containerd:
         ]
         for mount in reversed(mounts):
             subprocess.run(["umount", mount], check=False)
+        # What the runtime leaves to be used again: the parents of its cgroups and
+        # of its containers' states.
+        for group in cgroups_named(self.namespace):
+            with contextlib.suppress(OSError):
+                group.rmdir()
+        with contextlib.suppress(OSError):
+            Path("/run/containerd/runc", self.namespace).rmdir()
 
 
 class EventRecorder:
@@ -253,19 +262,3 @@ class EventRecorder:
         """End ctr."""
         self._process.kill()
         self._process.wait()
-
-
-def processes(text: str) -> list[int]:
-    """Return the pids of the processes whose command line holds ``text``."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and int(entry.name) != os.getpid():
-            with contextlib.suppress(OSError):
-                if text.encode() in (entry / "cmdline").read_bytes():
-                    found.append(int(entry.name))
-    return found
-
-
-def environment(extra: Mapping[str, str]) -> dict[str, str]:
-    """Return a small environment."""
-    return {"PATH": os.environ["PATH"], **extra}

@@ -1,0 +1,36 @@
+"""A containerd for the tests of this folder, with our shim under both of its names."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from .daemon import SHIM, Containerd, image_archive
+
+
+@pytest.fixture(scope="session")
+def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An image archive of busybox."""
+    path = tmp_path_factory.mktemp("image") / "busybox.tar"
+    image_archive(path)
+    return path
+
+
+@pytest.fixture
+def containerd(tmp_path: Path, image: Path) -> Iterator[Containerd]:
+    """A running containerd 1.6 that finds our shim, also as containerd-shim-runc-v2."""
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    (programs / "containerd-shim-runc-v2").symlink_to(SHIM)
+    (programs / SHIM.name).symlink_to(SHIM)
+    path = f"{programs}:{os.environ['PATH']}:/usr/sbin:/sbin"
+    daemon = Containerd(tmp_path, "containerd-1.6", path)
+    try:
+        daemon.start()
+        daemon.ctr("images", "import", str(image))
+        yield daemon
+    finally:
+        daemon.close()

@@ -1,0 +1,174 @@
+"""Our shim under a real containerd 1.6: by name, and in the stock shim's place."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.shim.harness import cgroups_named, pids_with
+
+from .daemon import IMAGE, Containerd, wait_for
+
+pytestmark = pytest.mark.slow
+
+BY_NAME = ["--runtime", "io.containerd.dunnage.v2"]
+WAYS = [
+    pytest.param(BY_NAME, id="by-name"),
+    pytest.param([], id="in-place"),
+    pytest.param(["--runc-binary", "crun"], id="in-place-crun"),
+]
+LIFE = ["create", "start", "exit", "delete"]
+
+
+def nothing_is_left(daemon: Containerd) -> None:
+    """No shim, bundle, mount or cgroup of the namespace; waits for the last steps."""
+    wait_for("shims to leave", lambda: not pids_with(daemon.namespace))
+    bundles = list(daemon.bundles.iterdir()) if daemon.bundles.exists() else []
+    assert bundles == []
+    mounts = Path("/proc/self/mountinfo").read_text()
+    assert f"/{daemon.namespace}/" not in mounts
+    parents = cgroups_named(daemon.namespace)
+    assert [group for parent in parents for group in parent.glob("*/")] == []
+    assert list(Path("/run/containerd/runc").glob(f"{daemon.namespace}/*")) == []
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_run_gives_output_and_exit_code(containerd: Containerd, way: list[str]) -> None:
+    """``ctr run --rm`` prints what the container prints and exits as it does."""
+    command = ["sh", "-c", "echo out; echo err >&2; exit 7"]
+    with containerd.events() as events:
+        done = containerd.ctr("run", "--rm", *way, IMAGE, "c", *command, check=False)
+        wait_for("the events", lambda: len(events.topics("c")) >= len(LIFE))
+    assert (done.returncode, done.stdout, done.stderr) == (7, b"out\n", b"err\n")
+    assert events.topics("c") == LIFE
+    nothing_is_left(containerd)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_stdin_is_piped_in(containerd: Containerd, way: list[str]) -> None:
+    """What goes into ctr comes out of the container, to the last byte."""
+    data = bytes(range(256)) * 4096
+    done = containerd.ctr("run", "--rm", *way, IMAGE, "c", "cat", stdin=data)
+    assert done.stdout == data
+    nothing_is_left(containerd)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_detached_task_and_what_ctr_does_with_it(
+    containerd: Containerd, way: list[str]
+) -> None:
+    """ls, ps, exec, kill, delete; all events in order."""
+    with containerd.events() as events:
+        containerd.ctr("run", "-d", *way, IMAGE, "c", "sleep", "1000")
+        listed = containerd.ctr("task", "ls").stdout.decode()
+        assert re.search(r"^c\s+\d+\s+RUNNING$", listed, re.MULTILINE), listed
+        pid = listed.split()[-2]
+        assert pid in containerd.ctr("task", "ps", "c").stdout.decode().split()
+        exec_ = ["task", "exec", "--exec-id", "e", "c"]
+        done = containerd.ctr(*exec_, "sh", "-c", "echo hi; exit 5", check=False)
+        assert (done.returncode, done.stdout) == (5, b"hi\n")
+        containerd.ctr("task", "kill", "-s", "KILL", "c")
+        wait_for("the exit", lambda: "STOPPED" in _list(containerd))
+        done = containerd.ctr("task", "delete", "c")
+        assert b"exit code 137" in done.stderr
+        expected = ["create", "start", "exec-added", "exec-started", "exit e"]
+        expected += ["delete e", "exit", "delete"]
+        wait_for("the events", lambda: len(events.topics("c")) >= len(expected))
+    assert events.topics("c") == expected
+    containerd.ctr("container", "delete", "c")
+    nothing_is_left(containerd)
+
+
+def _list(containerd: Containerd) -> str:
+    return containerd.ctr("task", "ls").stdout.decode()
+
+
+@pytest.mark.parametrize(
+    ("command", "text"),
+    [
+        ("/nope", "no such file or directory"),
+        ("nope", "executable file not found"),
+        ("/etc/plain", "permission denied"),
+    ],
+)
+def test_a_command_that_cannot_run_is_a_clear_error(
+    containerd: Containerd, command: str, text: str
+) -> None:
+    """The client shows the runtime's reason, and nothing is left."""
+    run = ["run", "--rm", *BY_NAME, IMAGE, "c", command]
+    done = containerd.ctr(*run, check=False)
+    assert done.returncode != 0
+    assert b"OCI runtime create failed" in done.stderr
+    assert text.encode() in done.stderr
+    containerd.ctr("container", "delete", "c", check=False)
+    nothing_is_left(containerd)
+
+
+def test_an_unknown_runtime_binary_is_a_clear_error(containerd: Containerd) -> None:
+    """The program is named; nothing is left."""
+    run = ["run", "--rm", "--runc-binary", "/no/such/runc", IMAGE, "c", "true"]
+    done = containerd.ctr(*run, check=False)
+    assert done.returncode != 0
+    assert b"/no/such/runc" in done.stderr
+    containerd.ctr("container", "delete", "c", check=False)
+    nothing_is_left(containerd)
+
+
+def test_the_daemon_is_killed_while_tasks_exit(containerd: Containerd) -> None:
+    """Tasks that end during an outage are told in order, once, when it is over.
+
+    What a client that subscribes anew can see is a matter of luck, so the daemon's own
+    log of what was forwarded is read.
+    """
+    names = [f"c{n}" for n in range(4)]
+    for name in names:
+        containerd.ctr("run", "-d", *BY_NAME, IMAGE, name, "sleep", "1000")
+    pids = {name: _pid(containerd, name) for name in names}
+    before = len(containerd.log())
+    containerd.kill()
+    for pid in pids.values():
+        subprocess.run(["kill", "-9", pid], check=True)
+    for pid in pids.values():
+        wait_for("the exit", lambda pid=pid: not Path(f"/proc/{pid}").exists())  # type: ignore[misc]
+    containerd.start()
+
+    def forwarded() -> list[str]:
+        log = containerd.log()[before:]
+        pattern = rf'msg="event forwarded" ns={containerd.namespace} topic=(\S+)'
+        return [topic.removeprefix("/tasks/") for topic in re.findall(pattern, log)]
+
+    wait_for("the exits", lambda: forwarded().count("exit") >= len(names))
+    assert _list(containerd).count("STOPPED") == len(names)
+    for name in names:
+        assert b"exit code 137" in containerd.ctr("task", "delete", name).stderr
+        containerd.ctr("container", "delete", name)
+    wait_for("the deletes", lambda: len(forwarded()) >= 2 * len(names))
+    assert forwarded() == ["exit"] * 4 + ["delete"] * 4
+    nothing_is_left(containerd)
+
+
+def _pid(containerd: Containerd, name: str) -> str:
+    for line in _list(containerd).splitlines():
+        if line.split()[0] == name:
+            return line.split()[1]
+    raise AssertionError(f"{name} is not listed")
+
+
+def test_a_killed_shim_is_reported_and_buried(containerd: Containerd) -> None:
+    """The daemon says the exit of a task whose shim was killed; nothing is left."""
+    containerd.ctr("run", "-d", *BY_NAME, IMAGE, "c", "sleep", "1000")
+    with containerd.events() as events:
+        (shim,) = [
+            pid
+            for pid in pids_with(containerd.namespace)
+            if b"start" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        ]
+        subprocess.run(["kill", "-9", str(shim)], check=True)
+        wait_for("the events", lambda: len(events.topics("c")) >= 2)
+    assert events.topics("c") == ["exit", "delete"]
+    assert events.tasks()[0][1]["exit_status"] == 137
+    containerd.ctr("container", "delete", "c")
+    nothing_is_left(containerd)
