@@ -97,12 +97,14 @@ make_rootfs() { # DIRECTORY
 }
 
 # crun 1.8 refuses to run where cgroups are hybrid: v1, and v2 at "unified" beside it.
-# Runs the script once more in a mount namespace of its own, without the latter.
+# Runs the script once more in a mount namespace of its own, without the latter; an
+# empty file system takes its place, as crun makes directories there all the same.
 hide_unified_cgroup() { # SCRIPT ARGUMENT...
   local self=script/${1##*/}
   shift
-  grep -q ' /sys/fs/cgroup/unified ' /proc/self/mountinfo || return 0
+  grep -q ' /sys/fs/cgroup/unified .* - cgroup2 ' /proc/self/mountinfo || return 0
   # shellcheck disable=SC2016
-  exec unshare --mount sh -c 'umount /sys/fs/cgroup/unified && exec "$@"' \
-    sh "$self" "$@"
+  exec unshare --mount sh -c '
+    umount "$0" && mount -t tmpfs none "$0" && exec "$@"' \
+    /sys/fs/cgroup/unified "$self" "$@"
 }
