@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
 import os
 import secrets
@@ -17,10 +18,10 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ParamSpec, Self
 
 from dunnage.api import events_pb2, forward_pb2, typeurl
 from dunnage.api import task_v2_pb2 as pb
@@ -39,6 +40,18 @@ STOCK = (
     / "containerd-1.6/usr/bin/containerd-shim-runc-v2"
 )
 LIMIT_S = 20.0
+
+P = ParamSpec("P")
+
+
+def in_loop(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:
+    """Run a test in an event loop of its own."""
+
+    @functools.wraps(test)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        asyncio.run(test(*args, **kwargs))
+
+    return run
 
 
 def spec(args: list[str], **changes: Any) -> dict[str, Any]:
@@ -195,17 +208,28 @@ class Shim:
         return wire.render_start(told, id=id_, namespace=self.namespace)
 
     def start_action(
-        self, id_: str, stdin: bytes | None = None
+        self,
+        id_: str,
+        stdin: bytes | None = None,
+        *,
+        prefix: Sequence[str] = (),
+        cwd: Path | None = None,
+        pass_fds: Sequence[int] = (),
+        debug: bool = False,
     ) -> subprocess.CompletedProcess[bytes]:
-        """Run ``start`` to the end of its output; streams are told apart."""
+        """Run ``start`` to the end of its output; streams are told apart.
+
+        ``prefix`` is a command that runs the command given to it.
+        """
         return subprocess.run(
-            self.flags(id_, "start"),
+            [*prefix, *self.flags(id_, "start", debug=debug)],
             input=self.start_stdin(id_) if stdin is None else stdin,
             capture_output=True,
-            cwd=self.bundles / id_,
+            cwd=cwd or self.bundles / id_,
             env=self.env,
             timeout=LIMIT_S,
             check=False,
+            pass_fds=pass_fds,
         )
 
     def delete_action(self, id_: str) -> subprocess.CompletedProcess[bytes]:
@@ -228,6 +252,18 @@ class Shim:
         client = await Client.connect(where, timeout_s=LIMIT_S)
         self._clients[id_] = client
         return client
+
+    async def reconnect(self, id_: str) -> Client:
+        """Drop the connection, and make a new one to where the bundle says."""
+        self._clients[id_].close()
+        return await self.connect(id_, (self.bundles / id_ / "address").read_bytes())
+
+    async def kill_shim(self, id_: str) -> int:
+        """SIGKILL the shim of a container and wait until it is gone; return its pid."""
+        pid = (await self.call(id_, "connect")).shim_pid
+        os.kill(pid, signal.SIGKILL)
+        await ended(pid)
+        return int(pid)
 
     async def up(
         self, id_: str, args: list[str] | None = None, config: Any = None
@@ -354,6 +390,45 @@ async def fifo_reader(path: Path) -> AsyncIterator[asyncio.Task[bytes]]:
         if not task.done():  # let the reader's open or read come to an end
             os.close(os.open(path, os.O_RDWR | os.O_NONBLOCK))
             await asyncio.wait([task], timeout=1)
+
+
+def tiny_disk(directory: Path) -> None:
+    """Mount a disk of a few pages on a directory; a `Shim` unmounts its own."""
+    argv = ["mount", "-t", "tmpfs", "-o", "size=64k", "tiny", str(directory)]
+    subprocess.run(argv, check=True)
+
+
+def fill(directory: Path, *, free_pages: int = 0) -> Path:
+    """Fill a tiny disk up, but for a few pages; return the file that fills it."""
+    free = os.statvfs(directory).f_bavail - free_pages
+    ballast = directory / "ballast"
+    ballast.write_bytes(bytes(4096 * free))
+    return ballast
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Wait for a condition that nothing announces."""
+    async with asyncio.timeout(LIMIT_S):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+async def ended(pid: int) -> None:
+    """Wait until a process is gone, or a zombie."""
+    await until(lambda: not is_alive(pid))
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process is there and no zombie."""
+    with contextlib.suppress(OSError):
+        return proc_status(pid)["State"][0] not in "ZX"
+    return False
+
+
+def proc_status(pid: int) -> dict[str, str]:
+    """Return what /proc says in a process's ``status``."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return {key: value.strip() for key, _, value in (s.partition(":") for s in lines)}
 
 
 def pids_with(text: str) -> list[int]:

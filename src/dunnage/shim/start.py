@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import socket
 
 from dunnage.bootstrap import address, bundle, identifiers, wire
@@ -64,7 +63,7 @@ def _annotations() -> dict[str, str]:
 
 
 def _fork_server(flags: Flags, told: wire.Start, listener: socket.socket) -> None:
-    """Fork the server; on return it lives, and its OOM score is set."""
+    """Fork the server; on return it lives."""
     pid = os.fork()
     if pid == 0:
         status = 1
@@ -76,12 +75,10 @@ def _fork_server(flags: Flags, told: wire.Start, listener: socket.socket) -> Non
             status = daemon.serve(flags, told, listener)
         finally:
             os._exit(status)
-    try:
+    # A shim with the wrong score is better than none: without privileges it cannot be
+    # set, and a parent in another pid namespace cannot be asked.
+    with contextlib.suppress(OSError):
         _set_oom_score(pid)
-    except OSError:
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
-        raise
 
 
 def _detach_streams() -> None:
@@ -94,8 +91,7 @@ def _detach_streams() -> None:
 
 def _set_oom_score(pid: int) -> None:
     """Make the server a likelier victim than the daemon, by one (containerd #3380)."""
-    with contextlib.suppress(PermissionError):
-        with open(f"/proc/{os.getppid()}/oom_score_adj", encoding="ascii") as file:
-            score = min(int(file.read()) + 1, 1000)
-        with open(f"/proc/{pid}/oom_score_adj", "w", encoding="ascii") as file:
-            file.write(str(score))
+    with open(f"/proc/{os.getppid()}/oom_score_adj", encoding="ascii") as file:
+        score = min(int(file.read()) + 1, 1000)
+    with open(f"/proc/{pid}/oom_score_adj", "w", encoding="ascii") as file:
+        file.write(str(score))
