@@ -143,6 +143,7 @@ class TestServerRefuses:
             pytest.param(encode_frame(Frame(1, 0)), [], id="type 0"),
             pytest.param(encode_frame(Frame(1, 4)), [], id="type 4"),
             pytest.param(encode_frame(Frame(1, 255)), [], id="type 255"),
+            pytest.param(encode_frame(Frame(2, 255)), [], id="type 255, even id"),
         ],
     )
     def test_by_itself(self, data: bytes, answers: list[tuple[int, int, str]]) -> None:

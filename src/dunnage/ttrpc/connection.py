@@ -196,6 +196,8 @@ class ServerConnection(Connection):
         if isinstance(frame, OversizedFrame):
             error = _too_long(frame.length)
             self._refuse(stream_id, error.code, error.message)
+        elif frame.type not in {FrameType.REQUEST, FrameType.DATA}:
+            pass  # left for versions to come
         elif stream_id % 2 == 0:
             self._refuse(
                 stream_id,
@@ -204,12 +206,11 @@ class ServerConnection(Connection):
             )
         elif frame.type == FrameType.REQUEST:
             return self._maybe_request(stream_id, frame.data)
-        elif frame.type == FrameType.DATA:
+        else:
             # containerd's server (ttrpc 1.2.8) crashes on the first of the two.
             is_unary = stream_id in self._in_flight
             text = "is of a unary call" if is_unary else "is no longer active"
             self._refuse(stream_id, InvalidArgument.code, f"StreamID {text}")
-        # Everything else is left for versions to come.
         return None
 
     def _maybe_request(self, stream_id: int, data: bytes) -> RequestReceived | None:
