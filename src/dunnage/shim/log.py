@@ -23,6 +23,9 @@ _LEVELS: Final = {
     logging.CRITICAL: "fatal",
 }
 
+_MESSAGE_LIMIT_BYTES: Final = 3072
+"""A pipe takes 4096 bytes whole or not at all; the rest is for the other keys."""
+
 
 class LogrusFormatter(logging.Formatter):
     """Formats a record as ``time="…" level=… msg="…" key=value``."""
@@ -41,7 +44,7 @@ class LogrusFormatter(logging.Formatter):
             message = f"{message}\n{self.formatException(record.exc_info)}"
         container = getattr(record, "container", "")
         extra = f" container={_quoted(container)}" if container else ""
-        text = json.dumps(message)
+        text = _cut(message)
         return f'time="{stamp}" level={level} msg={text}{extra}{self._fields}'
 
 
@@ -59,7 +62,6 @@ class FifoHandler(logging.Handler):
             line = self.format(record)
             if self._dropped:
                 line += f" dropped={self._dropped}"
-            # A write up to 4096 bytes goes into a pipe whole or not at all.
             os.write(self._fd, f"{line}\n".encode(errors="replace"))
             self._dropped = 0
         except OSError:
@@ -74,7 +76,8 @@ def set_up(fields: dict[str, str], *, debug: bool) -> None:
     root = logging.getLogger()
     root.setLevel(logging.DEBUG if debug else logging.INFO)
     try:
-        fd = os.open("log", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        flags = os.O_RDWR | os.O_NONBLOCK | os.O_APPEND | os.O_CLOEXEC
+        fd = os.open("log", flags)
     except OSError:
         root.addHandler(logging.NullHandler())
         return
@@ -85,6 +88,17 @@ def set_up(fields: dict[str, str], *, debug: bool) -> None:
     handler = FifoHandler(2)
     handler.setFormatter(LogrusFormatter(fields))
     root.addHandler(handler)
+
+
+def _cut(message: str) -> str:
+    """Return a message in quotes, what is too long of it cut out of its middle."""
+    text = json.dumps(message, ensure_ascii=False)
+    half = _MESSAGE_LIMIT_BYTES
+    while len(text.encode(errors="replace")) > _MESSAGE_LIMIT_BYTES:
+        half //= 2
+        cut = f"{message[:half]} ... {message[-half:]}"
+        text = json.dumps(cut, ensure_ascii=False)
+    return text
 
 
 def _quoted(value: str) -> str:

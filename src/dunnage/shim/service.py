@@ -10,6 +10,7 @@ held across an await.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 from collections.abc import Callable, Coroutine
@@ -129,6 +130,9 @@ class TaskService:
         self, entry: Entry, request: pb.CreateTaskRequest, options: Options
     ) -> pb.CreateTaskResponse:
         try:
+            # What became of an earlier container in this bundle is not this one's.
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(f"{request.bundle}/{bundle.EXIT}")
             streams = translate.streams(request)
             creation = Creation(
                 request.id, request.bundle, translate.rootfs(request), streams

@@ -1,0 +1,202 @@
+"""``delete`` from outside: it buries what a shim left, and may be called again."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from dunnage.bootstrap import address, bundle, wire
+
+from .harness import Shim, ended, in_loop, is_alive, pids_with, spec
+
+pytestmark = pytest.mark.slow
+
+
+def answer(done: subprocess.CompletedProcess[bytes]) -> wire.Deleted:
+    """Return what a delete said, if that is all that it said."""
+    assert (0, b"") == (done.returncode, done.stderr)
+    return wire.parse_deleted(done.stdout)
+
+
+def socket_of(shim: Shim, group: str) -> Path:
+    """Return the path of the socket of a group."""
+    where = address.socket_address(shim.address, shim.namespace, group)
+    return Path(address.unix_name(where))
+
+
+@in_loop
+async def test_a_container_that_never_was(tmp_path: Path) -> None:
+    """With nothing but a config.json it says 137 and now, and says so again."""
+    async with Shim(tmp_path) as shim:
+        directory = shim.bundle("c", spec(["true"]))
+        for _ in range(2):
+            began = time.time_ns()
+            said = answer(shim.delete_action("c"))
+            assert (0, 137) == (said.pid, said.exit_status)
+            assert said.exited_at_ns is not None
+            assert began <= said.exited_at_ns <= time.time_ns()
+        assert [] == shim.leftovers("c")
+        assert {"config.json", "log", "rootfs"} == {p.name for p in directory.iterdir()}
+
+
+@pytest.mark.parametrize("runtime", ["runc", "crun"])
+@in_loop
+async def test_the_true_exit_outlives_the_shim(tmp_path: Path, runtime: str) -> None:
+    """exit-on-disk: status and time are those that were known before the shim died."""
+    async with Shim(tmp_path, runtime=runtime) as shim:
+        await shim.up("c", ["sh", "-c", "exit 7"])
+        created = await shim.call("c", "create")
+        await shim.call("c", "start")
+        event = await shim.wait_for_event("TaskExit")
+        await shim.kill_shim("c")
+        for _ in range(2):
+            said = answer(shim.delete_action("c"))
+            assert (created.pid, 7) == (said.pid, said.exit_status)
+            assert event.exited_at.ToNanoseconds() == said.exited_at_ns
+            assert [] == shim.leftovers("c")
+
+
+@pytest.mark.parametrize("runtime", ["runc", "crun"])
+@pytest.mark.parametrize("started", [True, False])
+@in_loop
+async def test_a_container_that_lives_is_killed(
+    tmp_path: Path, runtime: str, started: bool
+) -> None:
+    """Of a container whose shim was killed nothing is left, and its status is 137."""
+    async with Shim(tmp_path, runtime=runtime) as shim:
+        await shim.up("c", ["sleep", "1000"])
+        pid = (await shim.call("c", "create")).pid
+        if started:
+            await shim.call("c", "start")
+        await shim.kill_shim("c")
+        assert is_alive(pid)
+        assert shim.leftovers("c")
+        for _ in range(2):
+            said = answer(shim.delete_action("c"))
+            assert (pid, 137) == (said.pid, said.exit_status)
+            await ended(pid)
+            assert [] == shim.leftovers("c")
+
+
+@in_loop
+async def test_a_stale_exit_is_not_told_of_a_successor(tmp_path: Path) -> None:
+    """A record of an earlier container in the same bundle says nothing of this one."""
+    async with Shim(tmp_path) as shim:
+        config = spec(["sh", "-c", "test -e /tmp/twice && sleep 1000; exit 7"])
+        await shim.up("c", config=config)
+        await shim.call("c", "create")
+        await shim.call("c", "start")
+        assert 7 == (await shim.call("c", "wait")).exit_status
+        await shim.call("c", "delete")
+        (shim.rootfs / "tmp/twice").touch()
+        await shim.call("c", "create")
+        await shim.call("c", "start")
+        await shim.kill_shim("c")
+        assert 137 == answer(shim.delete_action("c")).exit_status
+
+
+@in_loop
+async def test_the_others_of_the_group_live_on(tmp_path: Path) -> None:
+    """The delete of one of a group leaves the socket, the shim and its neighbour."""
+    async with Shim(tmp_path) as shim:
+        annotations = {"io.containerd.runc.v2.group": "pod"}
+        for id_ in ("a", "b"):
+            config = spec(["sleep", "1000"], annotations=annotations)
+            await shim.up(id_, config=config)
+            await shim.call(id_, "create")
+            await shim.call(id_, "start")
+        assert 137 == answer(shim.delete_action("a")).exit_status
+        assert 137 == (await shim.call("a", "wait")).exit_status
+        assert socket_of(shim, "pod").is_socket()
+        await shim.reconnect("b")
+        assert 2 == (await shim.call("b", "state")).status  # running
+
+
+@in_loop
+async def test_without_the_files_of_the_shim(tmp_path: Path) -> None:
+    """With neither `runtime` nor `options.json` the defaults bury the container."""
+    async with Shim(tmp_path) as shim:
+        await shim.up("c", ["sleep", "1000"])
+        await shim.call("c", "create")
+        await shim.call("c", "start")
+        await shim.kill_shim("c")
+        for name in (bundle.OPTIONS, bundle.RUNTIME, bundle.ADDRESS):
+            (shim.bundles / "c" / name).unlink()
+        assert 137 == answer(shim.delete_action("c")).exit_status
+        # Where the socket is only the file could say; the next start replaces it.
+        socket_of(shim, "c").unlink()
+        assert [] == shim.leftovers("c")
+
+
+@in_loop
+async def test_the_runtime_s_own_root_is_remembered(tmp_path: Path) -> None:
+    """A container whose state is elsewhere is found there, by the bundle's files."""
+    async with Shim(tmp_path) as shim:
+        await shim.up("c", ["sleep", "1000"])
+        root = tmp_path / "root"
+        pid = (await shim.call("c", "create", options=shim.options(root=str(root)))).pid
+        await shim.call("c", "start")
+        await shim.kill_shim("c")
+        assert (root / shim.namespace / "c").exists()
+        assert (pid, 137) == answer(shim.delete_action("c"))[:2]
+        await ended(pid)
+        assert not (root / shim.namespace / "c").exists()
+        assert [] == shim.leftovers("c")
+
+
+@pytest.mark.parametrize("broken", ["{", "[]", '{"root": 5, "binary_name": ["x"]}'])
+@in_loop
+async def test_broken_files_are_no_reason_to_fail(tmp_path: Path, broken: str) -> None:
+    """Files that make no sense count as missing: it says 137 and ends well."""
+    async with Shim(tmp_path) as shim:
+        directory = shim.bundle("c", spec(["true"]))
+        (directory / bundle.OPTIONS).write_text(broken)
+        (directory / bundle.EXIT).write_text(broken)
+        (directory / bundle.INIT_PID).write_text(broken)
+        (directory / bundle.ADDRESS).write_text("vsock://1:2")
+        done = shim.delete_action("c")
+        assert 0 == done.returncode
+        assert (0, 137) == wire.parse_deleted(done.stdout)[:2]
+
+
+@in_loop
+async def test_an_unknown_runtime_is_told_on_stderr(tmp_path: Path) -> None:
+    """A runtime that is gone cannot bury, which the daemon's log should say."""
+    async with Shim(tmp_path) as shim:
+        directory = shim.bundle("c", spec(["true"]))
+        (directory / bundle.RUNTIME).write_text("/nowhere/runc")
+        done = shim.delete_action("c")
+        assert 0 == done.returncode
+        assert b"fork/exec /nowhere/runc: no such file or directory\n" == done.stderr
+        assert 137 == wire.parse_deleted(done.stdout).exit_status
+
+
+@in_loop
+async def test_a_bad_id_deletes_nothing(tmp_path: Path) -> None:
+    """An id that climbs out of the namespace's bundles is refused."""
+    async with Shim(tmp_path) as shim:
+        shim.bundle("c", spec(["true"]))
+        argv = shim.flags("../c", "delete", bundle=str(shim.bundles / "c"))
+        done = subprocess.run(argv, capture_output=True, cwd=shim.bundles, check=False)
+        assert (1, b"") == (done.returncode, done.stdout)
+        assert b"container id '../c'" in done.stderr
+        assert 1 == len(done.stderr.splitlines())
+
+
+@in_loop
+async def test_it_needs_no_shim_and_starts_none(tmp_path: Path) -> None:
+    """After an orderly end, too, a delete starts nothing and leaves nothing."""
+    async with Shim(tmp_path) as shim:
+        await shim.up("c", ["sh", "-c", "exit 3"])
+        await shim.call("c", "create")
+        await shim.call("c", "start")
+        await shim.call("c", "wait")
+        await shim.call("c", "delete")
+        await shim.call("c", "shutdown")
+        assert [] == await shim.gone("c")
+        assert 3 == answer(shim.delete_action("c")).exit_status
+        assert [] == pids_with(shim.namespace)
+        assert [] == shim.leftovers("c")
