@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -161,6 +162,20 @@ def _is_alive(pid: int) -> bool:
     return stat.rpartition(")")[2].split()[0] != "Z"
 
 
+# A runtime that leaves an orphan and never reaps it, which a shell sometimes does.
+RUNTIME = """
+import os, sys
+body, file = sys.argv[1:]
+pid = os.fork()
+if pid == 0:
+    os.execv("/bin/sh", ["sh", "-c", body])
+if body == "exit 5":
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+with open(file, "w") as out:
+    out.write(str(pid))
+"""
+
+
 @pytest.mark.parametrize("body", ["exit 5", "sleep 0.05; exit 5"])
 def test_a_claim_gets_the_orphan_that_its_pid_file_names(
     tmp_path: Path, body: str
@@ -173,8 +188,7 @@ def test_a_claim_gets_the_orphan_that_its_pid_file_names(
         heard: list[Exited] = []
         with Children() as children:
             with children.expecting(str(file)) as claim:
-                script = f"( {body} ) & echo -n $! > {file}"
-                await children.run([SH, "-c", script])
+                await children.run([sys.executable, "-c", RUNTIME, body, str(file)])
                 child = claim.child()
             child.listen(heard.append)
             exited = await asyncio.wait_for(child.wait(), 5)
@@ -184,6 +198,57 @@ def test_a_claim_gets_the_orphan_that_its_pid_file_names(
                 child.kill(0)
             assert not children._known
             assert not children._claims
+
+    in_child(main)
+
+
+def test_a_claim_gets_an_orphan_that_died_before_its_pid_file(tmp_path: Path) -> None:
+    """As crun's exec: the orphan is ours, and reaped, before the runtime names it."""
+    file = tmp_path / "init.pid"
+    early = tmp_path / "early"
+
+    async def main() -> None:
+        with Children() as children:
+            with children.expecting(str(file)) as claim:
+                fork_twice = f"( sh -c 'echo -n $$ > {early}; exit 5' & ) ; exit 0"
+                await children.run([SH, "-c", fork_twice])
+                while not any(claim._orphans):
+                    await asyncio.sleep(0.005)
+                await children.run([SH, "-c", f"cp {early} {file}"])
+                child = claim.child()
+            assert child.exited is not None
+            assert child.exited.status == 5
+
+    in_child(main)
+
+
+def test_a_recycled_pid_does_not_find_a_strangers_status(tmp_path: Path) -> None:
+    """A kept status of a pid that is a living child of ours again is not believed."""
+    file = tmp_path / "init.pid"
+
+    async def main() -> None:
+        with Children() as children:
+            with children.expecting(str(file)) as claim:
+                await children.run([SH, "-c", f"sleep 60 & echo -n $! > {file}"])
+                claim.keep(int(file.read_text()), Exited(9, 1))
+                child = claim.child()
+            assert child.exited is None
+            child.kill(signal.SIGKILL)
+            assert (await child.wait()).status == 137
+
+    in_child(main)
+
+
+def test_who_was_reaped_by_another_ended_with_an_unknown_status(tmp_path: Path) -> None:
+    """A pid that is no child of ours, and never was, gives 255."""
+    file = tmp_path / "init.pid"
+
+    async def main() -> None:
+        with Children() as children, children.expecting(str(file)) as claim:
+            file.write_text("1")
+            child = claim.child()
+        assert child.exited is not None
+        assert child.exited.status == 255
 
     in_child(main)
 

@@ -3,12 +3,13 @@
 Invariant (status-kept): every child is reaped at once, orphans too; its status is kept
 exactly as long as an operation in flight could claim it.
 
-A container's process becomes our child when its runtime, which forked it, exits; by
-then the runtime has written the pid file.
-So at the moment an unknown child is reaped it is known whose it was: each operation in
-flight has a `Claim`, and the claim whose pid file names the pid takes the status.
-What nobody claims then, nobody can ever claim: it is dropped, so that nothing grows and
-a recycled pid never finds a stranger's status.
+A container's process is an orphan of its runtime, and becomes our child when that exits
+(runc) or earlier (crun's exec forks twice), perhaps before its pid file is written.
+So each operation in flight has a `Claim`, which keeps the status of every orphan that
+was reaped since the operation began; when the runtime is gone and the pid file is
+there, the claim knows which of them was its own, and drops the others.
+A kept status is believed only if the pid is no living child of ours: so a pid that was
+recycled in the meantime never finds a stranger's status.
 
 Reaping cannot wait until somebody asks: a process that was injected into a pid
 namespace and is left a zombie keeps that namespace's init from dying.
@@ -33,6 +34,7 @@ from .spawn import exit_status, fork_child, spawn
 _log = logging.getLogger(__name__)
 
 _OUTPUT_LIMIT_BYTES = 16 << 20
+_UNKNOWN_STATUS = 255
 
 
 class Completed(NamedTuple):
@@ -50,37 +52,35 @@ class Claim:
     def __init__(self, pid_file: str, children: Children) -> None:
         self._pid_file = pid_file
         self._children = children
-        self._exited: Exited | None = None
+        self._orphans: dict[int, Exited] = {}
 
-    def owns(self, pid: int) -> bool:
-        """Whether the pid file, as it is now, names ``pid``."""
-        try:
-            return self.read_pid() == pid
-        except (OSError, ValueError):
-            return False
-
-    def read_pid(self) -> int:
-        """Read the pid file.
-
-        Raises:
-            OSError: it is not there.
-            ValueError: it holds no pid.
-        """
-        with open(self._pid_file, encoding="ascii") as file:  # noqa: PTH123  # startup
-            return int(file.read().strip())
-
-    def take(self, exited: Exited) -> None:
-        """Keep the status, until the operation asks for the child."""
-        self._exited = exited
+    def keep(self, pid: int, exited: Exited) -> None:
+        """Keep the status of an orphan: it may turn out to be ours."""
+        self._orphans[pid] = exited
 
     def child(self) -> Child:
         """Return the process that the pid file names, exited already or not.
 
+        To be asked when the runtime is gone.
+
         Raises:
-            OSError, ValueError: as `read_pid`.
+            OSError: there is no pid file.
+            ValueError: it holds no pid.
         """
-        pid = self.read_pid()
-        return self._children.adopt(pid, self._exited)
+        with open(self._pid_file, encoding="ascii") as file:
+            pid = int(file.read().strip())
+        try:
+            # Alive, or a zombie that the reaper has not come to yet: it is ours.
+            os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:
+            return Child(pid, self._orphans.get(pid) or _unknown(pid))
+        return self._children.adopt(pid)
+
+
+def _unknown(pid: int) -> Exited:
+    """Return containerd's "unknown" status: somebody else has reaped the process."""
+    _log.warning("process %d is not our child: its exit status is unknown", pid)
+    return Exited(_UNKNOWN_STATUS, time.time_ns())
 
 
 class Children:
@@ -113,9 +113,7 @@ class Children:
             child.reaped(exited)
             return
         for claim in self._claims:
-            if claim.owns(pid):
-                claim.take(exited)
-                return
+            claim.keep(pid, exited)
         _log.debug("reaped an orphan, pid %d, status %d", pid, exited.status)
 
     @contextlib.contextmanager
@@ -125,7 +123,7 @@ class Children:
         A stale file of that name is removed first: it must never match.
         """
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(pid_file)  # noqa: PTH108  # pathlib is not imported in a shim
+            os.unlink(pid_file)  # pathlib is not imported in a shim
         claim = Claim(pid_file, self)
         self._claims.add(claim)
         try:
@@ -133,11 +131,9 @@ class Children:
         finally:
             self._claims.discard(claim)
 
-    def adopt(self, pid: int, exited: Exited | None = None) -> Child:
-        """Know ``pid``, an orphan of a runtime of ours, from now on."""
-        child = Child(pid, exited)
-        if exited is None:
-            self._known[pid] = child
+    def adopt(self, pid: int) -> Child:
+        """Know ``pid``, a child of ours that was not reaped yet, from now on."""
+        child = self._known[pid] = Child(pid)
         return child
 
     def spawn(

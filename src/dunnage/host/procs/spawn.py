@@ -152,7 +152,7 @@ def run_to_end(argv: Sequence[str], *, cwd: str | None = None) -> tuple[int, byt
     finally:
         os.close(child_end)
         os.close(null)
-    with open(output, "rb") as pipe:  # noqa: PTH123  # an fd
+    with open(output, "rb") as pipe:  # an fd
         said = pipe.read()
     _, status = os.waitpid(pid, 0)
     return exit_status(status), said
