@@ -44,14 +44,18 @@ class Cli:
         self, *words: object, stdin: bytes | None = None
     ) -> subprocess.CompletedProcess[bytes]:
         """Run a command to its end."""
-        source = {"stdin": subprocess.DEVNULL} if stdin is None else {"input": stdin}
-        return subprocess.run(  # type: ignore[call-overload,no-any-return]
-            self.argv(*words),
-            capture_output=True,
-            timeout=LIMIT_S,
-            check=False,
-            **source,
-        )
+        argv = self.argv(*words)
+        with subprocess.Popen(
+            argv,
+            stdin=subprocess.DEVNULL if stdin is None else subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        ) as process:
+            try:
+                out, err = process.communicate(stdin, timeout=LIMIT_S)
+            finally:
+                process.kill()
+        return subprocess.CompletedProcess(argv, process.returncode, out, err)
 
     def run_argv(self, *words: object) -> list[str]:
         """Return the command line of ``run`` with the shim and the root filesystem."""

@@ -6,6 +6,8 @@ Must not know: how an event looks.
 
 from __future__ import annotations
 
+import asyncio
+import signal
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 
@@ -25,6 +27,7 @@ async def events(context: Context, *, follow: bool, as_json: bool) -> int:
     for record in reader.read():
         print(write(record), flush=True)
     if follow:
+        _cancel_on_sigterm()
         async with (
             Inbox(context.places) as inbox,
             aclosing(inbox.follow(reader)) as records,
@@ -32,3 +35,10 @@ async def events(context: Context, *, follow: bool, as_json: bool) -> int:
             async for record in records:
                 print(write(record), flush=True)
     return 0
+
+
+def _cancel_on_sigterm() -> None:
+    """Leave by the door: the next receiver should find no socket of ours."""
+    task = asyncio.current_task()
+    assert task is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)

@@ -51,7 +51,7 @@ def timeline(records: Sequence[Record]) -> list[str]:
     """Return a line per event: time, time since the first one, topic, main fields."""
     return [
         f"{when(record.timestamp_ns)}  {_seconds_between(records[0], record):9.6f} s  "
-        f"{record.topic:<19} {_in_words(record, _MAIN)}"
+        f"{record.topic:<19} {_in_words(record, _MAIN)}".rstrip()
         for record in records
     ]
 

@@ -32,7 +32,7 @@ def parse(text: str) -> int:
     try:
         number = (
             int(text)
-            if text.isdecimal()
+            if text.isascii() and text.isdecimal()
             else signal.Signals[name if name.startswith("SIG") else f"SIG{name}"].value
         )
     except KeyError:

@@ -17,6 +17,7 @@ from dunnage.api.task_v2_pb2 import (
     ConnectRequest,
     CreateTaskRequest,
     DeleteRequest,
+    DeleteResponse,
     ExecProcessRequest,
     KillRequest,
     PidsRequest,
@@ -25,6 +26,7 @@ from dunnage.api.task_v2_pb2 import (
     StateRequest,
     StateResponse,
     WaitRequest,
+    WaitResponse,
 )
 from dunnage.bootstrap import endpoint
 from dunnage.descriptors import Any as Packed
@@ -151,7 +153,7 @@ class Task:
         """Wait until a process is gone."""
         request = WaitRequest(id=self.bundle.id, exec_id=exec_id)
         reply = await self._call(self._methods.wait, request)
-        return Exit(0, reply.exit_status, times.nanoseconds(reply.exited_at))
+        return Exit(0, reply.exit_status, _exited_at(reply))
 
     async def state(self, exec_id: str = "") -> StateResponse:
         """Return the state of a process."""
@@ -169,7 +171,7 @@ class Task:
         """Remove a process that is not running; for init, the task."""
         request = DeleteRequest(id=self.bundle.id, exec_id=exec_id)
         reply = await self._call(self._methods.delete, request)
-        return Exit(reply.pid, reply.exit_status, times.nanoseconds(reply.exited_at))
+        return Exit(reply.pid, reply.exit_status, _exited_at(reply))
 
     async def pids(self) -> list[int]:
         """Return the pids of all processes of the task."""
@@ -207,3 +209,7 @@ class Task:
         return await self._client.call(
             method, request, timeout_s=timeout_s, metadata=self._metadata
         )
+
+
+def _exited_at(reply: WaitResponse | DeleteResponse) -> int | None:
+    return times.nanoseconds(reply.exited_at) if reply.HasField("exited_at") else None

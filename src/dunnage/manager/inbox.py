@@ -177,7 +177,7 @@ def _checked(envelope: Envelope) -> Record:
     for component in topic[1:].split("/"):
         identifiers.validate(f"a component of topic {topic!r}", component)
     timestamp_ns = times.nanoseconds(envelope.timestamp)
-    if timestamp_ns is None:
+    if timestamp_ns is None or not envelope.HasField("timestamp"):
         raise InvalidArgument("the timestamp of an event must be set")
     return Record(
         timestamp_ns=timestamp_ns,

@@ -1,0 +1,188 @@
+"""A task's end with shims that misbehave; whole lives are in tests/cli."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from dunnage.api import task_v2_pb2 as messages
+from dunnage.api.services import TASK_V2
+from dunnage.bootstrap import endpoint
+from dunnage.descriptors import Empty
+from dunnage.errors import NotFound, Unknown
+from dunnage.manager import bundles, burial
+from dunnage.manager.burial import bury
+from dunnage.manager.client import Exit, Task
+from dunnage.manager.launch import Shim
+from dunnage.ttrpc.aio.server import Server
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from dunnage.manager.bundles import Bundle
+    from dunnage.manager.places import Places
+
+
+@pytest.fixture
+def bundle(places: Places) -> Bundle:
+    """A bundle to bury."""
+    return bundles.create(places, "c", b"{}")
+
+
+@pytest.fixture
+def shim(places: Places) -> Shim:
+    """A binary whose `delete` knows nothing."""
+    return Shim(Path("/bin/false"), places)
+
+
+@pytest.fixture
+def process() -> Iterator[subprocess.Popen[bytes]]:
+    """A process that stands for the shim's."""
+    argv = [sys.executable, "-c", "import signal; signal.pause()"]
+    with subprocess.Popen(argv) as process:
+        yield process
+        process.kill()
+
+
+class FakeShim:
+    """A shim's service, with the calls that it got."""
+
+    def __init__(
+        self, bundle: Bundle, pid: int, *, refusal: Exception | None = None
+    ) -> None:
+        self.calls: list[str] = []
+        self.on_shutdown: Callable[[], None] = lambda: None
+        path = str(bundle.path / "sock")
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(path)
+        listener.listen()
+        self._server = Server()
+        self._pid = pid
+        self._refusal = refusal
+        for method in (
+            *(TASK_V2.kill, TASK_V2.wait, TASK_V2.delete),
+            *(TASK_V2.connect, TASK_V2.shutdown),
+        ):
+            self._server.register(method, getattr(self, f"_{method.name.lower()}"))
+        self._server.listen_on(listener)
+        endpoint.write(str(bundle.path), endpoint.Endpoint(f"unix://{path}"))
+
+    async def close(self) -> None:
+        """Stop serving."""
+        await self._server.close()
+
+    async def _kill(self, request: messages.KillRequest, _: object) -> Empty:
+        self.calls.append(f"kill {request.signal}")
+        return Empty()
+
+    async def _wait(self, *_: object) -> messages.WaitResponse:
+        return messages.WaitResponse(exit_status=137)
+
+    async def _delete(self, *_: object) -> messages.DeleteResponse:
+        self.calls.append("delete")
+        if self._refusal is not None:
+            raise self._refusal
+        return messages.DeleteResponse(pid=7, exit_status=3)
+
+    async def _connect(self, *_: object) -> messages.ConnectResponse:
+        return messages.ConnectResponse(shim_pid=self._pid)
+
+    async def _shutdown(self, *_: object) -> Empty:
+        self.calls.append("shutdown")
+        self.on_shutdown()
+        return Empty()
+
+
+def test_order(
+    places: Places, bundle: Bundle, shim: Shim, process: subprocess.Popen[bytes]
+) -> None:
+    """Delete, Shutdown, and the bundle only after the shim is gone."""
+
+    async def scenario() -> None:
+        fake = FakeShim(bundle, process.pid)
+        fake.on_shutdown = process.terminate
+        task = await Task.connect(bundle, places.namespace)
+        assert await bury(shim, bundle, task) == Exit(7, 3, None)
+        assert fake.calls == ["delete", "shutdown"]
+        assert process.wait() == -signal.SIGTERM
+        assert bundles.list_all(places) == []
+        await fake.close()
+
+    asyncio.run(scenario())
+
+
+def test_refusal(places: Places, bundle: Bundle, shim: Shim) -> None:
+    """A task that may not be removed stays, and so does its shim."""
+
+    async def scenario() -> None:
+        fake = FakeShim(
+            bundle, os.getpid(), refusal=Unknown("cannot delete a running process")
+        )
+        task = await Task.connect(bundle, places.namespace)
+        with pytest.raises(Unknown, match="running process"):
+            await bury(shim, bundle, task)
+        assert fake.calls == ["delete"]
+        assert bundles.list_all(places) == [bundle]
+        await fake.close()
+
+    asyncio.run(scenario())
+
+
+def test_force(
+    places: Places,
+    bundle: Bundle,
+    shim: Shim,
+    process: subprocess.Popen[bytes],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """By force everything is tried, and a shim that stays is killed."""
+    monkeypatch.setattr(burial, "_LEAVE_LIMIT_S", 0.1)
+
+    async def scenario() -> None:
+        fake = FakeShim(bundle, process.pid, refusal=Unknown("no"))
+        task = await Task.connect(bundle, places.namespace)
+        assert await bury(shim, bundle, task, force=True) == Exit(0, 255, None)
+        assert fake.calls == ["kill 9", "delete", "shutdown"]
+        assert process.wait() == -signal.SIGKILL
+        assert bundles.list_all(places) == []
+        await fake.close()
+
+    asyncio.run(scenario())
+
+
+def test_shared_shim(
+    places: Places,
+    bundle: Bundle,
+    shim: Shim,
+    process: subprocess.Popen[bytes],
+) -> None:
+    """A shim that another task has too is neither waited for nor killed."""
+
+    async def scenario() -> None:
+        fake = FakeShim(bundle, process.pid, refusal=NotFound("gone already"))
+        other = bundles.create(places, "other", b"{}")
+        found = endpoint.read(str(bundle.path))
+        assert found is not None
+        endpoint.write(str(other.path), found)
+        task = await Task.connect(bundle, places.namespace)
+        async with asyncio.timeout(burial._LEAVE_LIMIT_S / 2):
+            await bury(shim, bundle, task, force=True)
+        assert process.poll() is None
+        assert bundles.list_all(places) == [other]
+        await fake.close()
+
+    asyncio.run(scenario())
+
+
+def test_without_a_shim(places: Places, bundle: Bundle, shim: Shim) -> None:
+    """Where there is no shim any more, the binary's word is taken."""
+    assert asyncio.run(bury(shim, bundle, None)) == Exit(0, 255, None)
+    assert bundles.list_all(places) == []
