@@ -17,7 +17,8 @@ need_debian() {
   # shellcheck disable=SC1091
   family=$(. /etc/os-release 2>/dev/null && echo "${ID-} ${ID_LIKE-}") || family=
   if [[ " $family " != *" debian "* ]] || ! command -v apt-get >/dev/null; then
-    die "needs Debian (12 or later): this is ${family:-something else}"
+    [[ -n ${family// /} ]] || family="something else"
+    die "needs Debian (12 or later): this is $family"
   fi
 }
 
