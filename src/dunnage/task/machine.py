@@ -30,9 +30,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from dunnage.errors import (
     AlreadyExists,
@@ -42,22 +42,21 @@ from dunnage.errors import (
     Unknown,
 )
 
-from . import table
+from . import record, table
 from .events import (
     Event,
-    Mount,
     TaskCheckpointed,
     TaskCreate,
     TaskDelete,
     TaskExecAdded,
     TaskExecStarted,
     TaskExit,
-    TaskIO,
     TaskOOM,
     TaskPaused,
     TaskResumed,
     TaskStart,
 )
+from .record import Process
 from .states import Exit, Snapshot, State, Status
 from .states import Operation as Op
 
@@ -76,35 +75,6 @@ _STATUS = {
 }
 
 
-@dataclass(slots=True)
-class _Process:
-    """What the machine remembers of init or an exec."""
-
-    state: State = State.COMING
-    pid: int = 0
-    op: Op | None = None
-    committed: bool = False
-    argument: str = ""
-    """What the operation in flight is about: the path of a checkpoint."""
-    death: Exit | None = None
-    """Known, perhaps not yet said; said when the state is ``stopped``."""
-
-    @property
-    def is_public(self) -> bool:
-        """Its create or add was said, and its delete was not."""
-        return self.state not in {State.COMING, State.DELETED}
-
-    @property
-    def is_withheld(self) -> bool:
-        """Dead, and the operation in flight keeps it from being said."""
-        return self.op not in {None, Op.DELETE}
-
-    @property
-    def is_unfinished(self) -> bool:
-        """Has more to say than its delete: it lives, is starting or being added."""
-        return self.state is State.RUNNING or self.op in {Op.START, Op.ADD}
-
-
 class Task:
     """The life of one container: init, its execs, and the events that they say.
 
@@ -119,7 +89,7 @@ class Task:
         self._create = create
         self._emit = emit
         self._oom_before_create = False
-        self._processes: dict[str, _Process] = {INIT: _Process()}
+        self._processes: dict[str, Process] = {INIT: Process()}
 
     # -- operations
 
@@ -146,7 +116,7 @@ class Task:
         self._check(INIT, Op.EXEC)
         if self._init.death is not None:  # known, but not said yet
             raise Unknown("cannot exec in a stopped state")
-        self._processes[exec_id] = _Process()
+        self._processes[exec_id] = Process()
         return self._begin(exec_id, Op.ADD)
 
     def starting(self, exec_id: str = INIT) -> Operation:
@@ -288,19 +258,9 @@ class Task:
     def to_bytes(self) -> bytes:
         """Return the whole state; `from_bytes` continues from it, mid-operation too."""
         state = {
-            "create": _create_to_json(self._create),
+            "create": record.create_to_json(self._create),
             "oom": self._oom_before_create,
-            "processes": {
-                exec_id: [
-                    process.state,
-                    process.pid,
-                    process.op,
-                    process.committed,
-                    process.argument,
-                    process.death,
-                ]
-                for exec_id, process in self._processes.items()
-            },
+            "processes": {i: p.to_json() for i, p in self._processes.items()},
         }
         return json.dumps(state, separators=(",", ":")).encode()
 
@@ -308,20 +268,11 @@ class Task:
     def from_bytes(cls, data: bytes, emit: Callable[[Event], None]) -> Self:
         """Return the task whose `to_bytes` gave ``data``."""
         state = json.loads(data)
-        task = cls(_create_from_json(state["create"]), emit)
+        task = cls(record.create_from_json(state["create"]), emit)
         task._oom_before_create = state["oom"]
         task._processes = {
-            exec_id: _Process(
-                State(name),
-                pid,
-                op and Op(op),
-                committed,
-                argument,
-                death and Exit(*death),
-            )
-            for exec_id, (name, pid, op, committed, argument, death) in state[
-                "processes"
-            ].items()
+            exec_id: Process.from_json(fields)
+            for exec_id, fields in state["processes"].items()
         }
         return task
 
@@ -358,7 +309,7 @@ class Task:
                 raise LocalProtocolError(f"no operation is in flight on {exec_id!r}")
         process.committed = True
 
-    def _commit_create(self, init: _Process, pid: int) -> None:
+    def _commit_create(self, init: Process, pid: int) -> None:
         init.pid = pid
         init.state = State.RESTORABLE if self._create.checkpoint else State.CREATED
         self._emit(replace(self._create, pid=pid))
@@ -366,7 +317,7 @@ class Task:
             self._oom_before_create = False
             self._emit(TaskOOM(self.id))
 
-    def _commit_start(self, exec_id: str, process: _Process, pid: int) -> None:
+    def _commit_start(self, exec_id: str, process: Process, pid: int) -> None:
         process.pid = pid or process.pid
         process.state = State.RUNNING
         if exec_id == INIT:
@@ -374,7 +325,7 @@ class Task:
         else:
             self._emit(TaskExecStarted(self.id, exec_id, process.pid))
 
-    def _commit_delete(self, exec_id: str, process: _Process) -> None:
+    def _commit_delete(self, exec_id: str, process: Process) -> None:
         doomed = [(exec_id, process)] if exec_id else [*self._execs(), (INIT, process)]
         for _, each in doomed:
             if each.pid and each.state is not State.STOPPED:
@@ -396,7 +347,7 @@ class Task:
         process.op, process.committed, process.argument = None, False, ""
         self._settle()
 
-    def _roll_back(self, exec_id: str, process: _Process) -> None:
+    def _roll_back(self, exec_id: str, process: Process) -> None:
         match process.op:
             case Op.CREATE:
                 process.state, process.death = State.DELETED, None
@@ -418,7 +369,7 @@ class Task:
         if not any(process.is_unfinished for _, process in self._execs()):
             self._tell(INIT, self._init)
 
-    def _tell(self, exec_id: str, process: _Process) -> None:
+    def _tell(self, exec_id: str, process: Process) -> None:
         said = process.state in {State.STOPPED, State.DELETED}
         if process.death is None or said or process.is_withheld:
             return
@@ -431,19 +382,19 @@ class Task:
     # -- small change
 
     @property
-    def _init(self) -> _Process:
+    def _init(self) -> Process:
         return self._processes[INIT]
 
-    def _execs(self) -> Iterator[tuple[str, _Process]]:
+    def _execs(self) -> Iterator[tuple[str, Process]]:
         return ((i, p) for i, p in list(self._processes.items()) if i != INIT)
 
-    def _process(self, exec_id: str) -> _Process:
+    def _process(self, exec_id: str) -> Process:
         try:
             return self._processes[exec_id]
         except KeyError:
             raise NotFound(f"process does not exist {exec_id}") from None
 
-    def _public(self, exec_id: str) -> _Process:
+    def _public(self, exec_id: str) -> Process:
         process = self._process(exec_id)
         if exec_id and not process.is_public:
             raise NotFound(f"process does not exist {exec_id}")
@@ -495,20 +446,3 @@ class Operation:
     ) -> None:
         """Roll back if it was not committed; free the exits that waited for it."""
         self._task._leave(self._exec_id)  # noqa: SLF001  # one machine, two faces
-
-
-def _create_to_json(create: TaskCreate) -> list[Any]:
-    io = create.io
-    return [
-        create.container_id,
-        create.bundle,
-        [[m.type, m.source, m.target, list(m.options)] for m in create.rootfs],
-        [io.stdin, io.stdout, io.stderr, io.terminal],
-        create.checkpoint,
-    ]
-
-
-def _create_from_json(fields: list[Any]) -> TaskCreate:
-    container_id, bundle, rootfs, io, checkpoint = fields
-    mounts = tuple(Mount(t, s, d, tuple(options)) for t, s, d, options in rootfs)
-    return TaskCreate(container_id, bundle, mounts, TaskIO(*io), checkpoint)
