@@ -145,6 +145,7 @@ class Shim:
             os.close(fd)
         for pid in pids_with(self.namespace):
             os.kill(pid, signal.SIGKILL)
+            await ended(pid)
         for line in reversed(Path("/proc/self/mountinfo").read_text().splitlines()):
             if str(self.directory) in line.split()[4]:
                 subprocess.run(["umount", line.split()[4]], check=False)
