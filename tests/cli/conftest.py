@@ -7,11 +7,13 @@ import shutil
 import signal
 import tempfile
 import uuid
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from tests.cli.driver import STOCK, Cli
+from tests.machine import cgroups_named
 
 from dunnage.manager.places import Places
 
@@ -41,9 +43,10 @@ def places() -> Iterator[Places]:
     directory = tempfile.mkdtemp(prefix="d-", dir="/tmp")
     namespace = f"t{uuid.uuid4().hex[:8]}"
     yield Places.make(namespace, f"{directory}/s", f"{directory}/r")
-    for pattern in (f"*/dunnage/{namespace}", f"dunnage/{namespace}"):
-        for cgroup in Path("/sys/fs/cgroup").glob(pattern):
-            cgroup.rmdir()
+    for cgroup in cgroups_named(f"dunnage/{namespace}"):
+        cgroup.rmdir()
+        with suppress(OSError):  # another test's namespace is in it
+            cgroup.parent.rmdir()
     shutil.rmtree(directory)
 
 

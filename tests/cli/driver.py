@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tests.machine import cgroups_named
+
 from dunnage.bootstrap.address import socket_address
 
 if TYPE_CHECKING:
@@ -98,8 +100,7 @@ class Cli:
             places.works,
             places.fifos,
             places.runtime_root / places.namespace,
-            *Path("/sys/fs/cgroup").glob(f"*/dunnage/{places.namespace}"),
-            Path(f"/sys/fs/cgroup/dunnage/{places.namespace}"),
+            *cgroups_named(f"dunnage/{places.namespace}"),
         ]
         found = [
             str(entry)

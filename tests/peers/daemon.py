@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from tests.shim.harness import cgroups_named, pids_with
+from tests.machine import cgroups_named, pids_with
 
 PEERS = Path(os.environ.get("DUNNAGE_PEERS", Path(__file__).parents[2] / ".peers"))
 SHIM = Path(__file__).parents[2] / ".venv/bin/containerd-shim-dunnage-v2"

@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from tests.shim.harness import cgroups_named, pids_with
+from tests.machine import cgroups_named, pids_with
 
 from .daemon import IMAGE, Containerd, wait_for
 

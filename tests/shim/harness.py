@@ -23,6 +23,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ParamSpec, Self
 
+from tests.machine import cgroups_named, pids_with
+
 from dunnage.api import events_pb2, forward_pb2, typeurl
 from dunnage.api import task_v2_pb2 as pb
 from dunnage.api.runc_options_pb2 import Options
@@ -365,7 +367,8 @@ class Shim:
         state = Path("/run/containerd/runc") / self.namespace / id_
         if state.exists():
             left.append(str(state))
-        left += [str(p) for p in cgroups_named(cgroup_of(self.bundles / id_))]
+        if name := cgroup_of(self.bundles / id_):
+            left += [str(path) for path in cgroups_named(name)]
         return left
 
     async def gone(self, id_: str) -> list[str]:
@@ -432,34 +435,9 @@ def proc_status(pid: int) -> dict[str, str]:
     return {key: value.strip() for key, _, value in (s.partition(":") for s in lines)}
 
 
-def pids_with(text: str) -> list[int]:
-    """Return the pids of the processes whose command line holds ``text``."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and int(entry.name) != os.getpid():
-            with contextlib.suppress(OSError):
-                if text.encode() in (entry / "cmdline").read_bytes():
-                    found.append(int(entry.name))
-    return found
-
-
 def cgroup_of(bundle: Path) -> str:
     """Return the last part of the bundle's cgroup path, empty if there is none."""
     with contextlib.suppress(OSError, ValueError, KeyError, AttributeError, TypeError):
         config = json.loads((bundle / "config.json").read_text())
         return str(config["linux"]["cgroupsPath"]).rpartition("/")[2]
     return ""
-
-
-def cgroups_named(name: str) -> list[Path]:
-    """Return the cgroup directories of that name, on v1 and v2."""
-    if not name:
-        return []
-    # Only real cgroups: where the unified hierarchy is hidden, crun makes plain
-    # directories in its place.
-    found = []
-    for line in Path("/proc/self/mountinfo").read_text().splitlines():
-        where, _, kind = line.partition(" - ")
-        if kind.split()[0] in {"cgroup", "cgroup2"}:
-            found.append(Path(where.split()[4]) / name)
-    return [path for path in found if path.exists()]

@@ -7,10 +7,11 @@ import time
 from pathlib import Path
 
 import pytest
+from tests.machine import pids_with
 
 from dunnage.bootstrap import address, bundle, wire
 
-from .harness import Shim, ended, in_loop, is_alive, pids_with, spec
+from .harness import Shim, ended, in_loop, is_alive, spec
 
 pytestmark = pytest.mark.slow
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.machine import pids_with
 
 from dunnage.api import typeurl
 from dunnage.api.bootstrap_pb2 import BootstrapParams, BootstrapResult
@@ -30,7 +31,6 @@ from .harness import (
     ended,
     fill,
     in_loop,
-    pids_with,
     proc_status,
     spec,
     tiny_disk,
