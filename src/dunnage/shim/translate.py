@@ -46,6 +46,7 @@ _BY_ERRNO: Final[dict[int, type[DunnageError]]] = {
     errno.EMFILE: ResourceExhausted,
     errno.ENFILE: ResourceExhausted,
     errno.EAGAIN: ResourceExhausted,
+    errno.ENOENT: NotFound,
     errno.EACCES: PermissionDenied,
     errno.EPERM: PermissionDenied,
 }

@@ -12,7 +12,7 @@ import os
 import signal
 from collections.abc import Sequence
 
-from dunnage.errors import Unknown
+from dunnage.errors import DunnageError, Unknown
 from dunnage.host.procs import Children, Completed
 
 from . import texts
@@ -45,15 +45,14 @@ class Command:
 
         Raises:
             Unknown: it failed; the text is ``prefix`` and its last error.
+            ResourceExhausted: likewise, for want of space on a disk.
         """
         offset = _size(log)
         argv = self._argv(arguments, log)
         try:
             child = self._children.spawn(argv, fds=fds, env=self._env, cwd=cwd)
         except OSError as error:
-            raise texts.failure(
-                prefix, _added(log, offset), texts.unstartable(error)
-            ) from error
+            raise _failure(prefix, log, offset, texts.unstartable(error)) from error
         try:
             exited = await child.wait()
         except asyncio.CancelledError:
@@ -61,13 +60,15 @@ class Command:
                 child.kill(signal.SIGKILL)
             raise
         if exited.status != 0:
-            raise texts.failure(prefix, _added(log, offset), texts.ended(exited.status))
+            reason = texts.unsuccessful(self._program, exited.status)
+            raise _failure(prefix, log, offset, reason)
 
     async def logged(self, prefix: str, arguments: Sequence[str], log: str) -> None:
         """Run a command that reports its failure in the log.
 
         Raises:
             Unknown: it failed; the text is ``prefix`` and its last error.
+            ResourceExhausted: likewise, for want of space on a disk.
         """
         offset = _size(log)
         try:
@@ -75,28 +76,52 @@ class Command:
                 self._argv(arguments, log), env=self._env
             )
         except OSError as error:
-            raise texts.failure(
-                prefix, _added(log, offset), texts.unstartable(error)
-            ) from error
+            raise _failure(prefix, log, offset, texts.unstartable(error)) from error
         if completed.status != 0:
-            reason = texts.ended(completed.status)
-            raise texts.failure(prefix, _added(log, offset), reason)
+            raise _failure(prefix, log, offset, self._failed(completed))
 
-    async def plain(self, arguments: Sequence[str], *after: str) -> Completed:
+    async def plain(self, arguments: Sequence[str], log: str, *after: str) -> bytes:
         """Run a command that reports its failure on stderr; ``after`` follows the id.
 
+        Returns:
+            What it said on stdout.
+
         Raises:
-            Unknown: it could not be started.
+            Unknown: it failed, or could not be started.
         """
         try:
-            argv = [*self._argv(arguments), *after]
-            return await self._children.run(argv, env=self._env)
+            # Without a log, runc adds a level and a time to what it says on stderr.
+            argv = [*self._argv(arguments, log), *after]
+            completed = await self._children.run(argv, env=self._env)
         except OSError as error:
             raise Unknown(texts.unstartable(error)) from error
+        if completed.status != 0:
+            raise Unknown(self._failed(completed))
+        return completed.stdout
 
-    def _argv(self, arguments: Sequence[str], log: str = "") -> list[str]:
-        logging = ["--log", log, "--log-format", "json"] if log else []
+    def _failed(self, completed: Completed) -> str:
+        said = completed.stdout + completed.stderr
+        return texts.unsuccessful(self._program, completed.status, said)
+
+    @property
+    def _program(self) -> str:
+        return self._globals[0]
+
+    def _argv(self, arguments: Sequence[str], log: str) -> list[str]:
+        logging = ["--log", log, "--log-format", "json"]
         return [*self._globals, *logging, *arguments, self._id]
+
+
+def _failure(prefix: str, log: str, offset: int, reason: str) -> DunnageError:
+    added = _added(log, offset)
+    return texts.failure(prefix, added, reason, disk_is_full=_is_full(log))
+
+
+def _is_full(path: str) -> bool:
+    try:
+        return os.statvfs(path).f_bavail == 0
+    except OSError:
+        return False
 
 
 def _size(path: str) -> int:

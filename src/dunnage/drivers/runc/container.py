@@ -21,7 +21,6 @@ from dunnage.drivers.contract import (
 from dunnage.errors import (
     DunnageError,
     FailedPrecondition,
-    InvalidArgument,
     NotFound,
     Unimplemented,
     Unknown,
@@ -46,6 +45,9 @@ class RuncDriver(Driver):
     async def create(self, creation: Creation) -> Container:
         """Create a container; a failure leaves nothing behind."""
         _refuse_terminal(creation.streams)
+        if creation.rootfs:
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(f"{creation.bundle}/{bundle.ROOTFS}", 0o711)
         self.options.write(creation.bundle)
         command = Command(self.children, self.options, self.namespace, creation.id)
         container = RuncContainer(self.children, command, creation)
@@ -140,15 +142,13 @@ class RuncContainer(_RuncProcess, Container):
             # create is somebody else's container of that id.
             if not existed and os.path.exists(state):
                 with contextlib.suppress(DunnageError):
-                    await self._command.plain(["delete", "--force"])
+                    await self._command.plain(["delete", "--force"], self._log)
             with contextlib.suppress(DunnageError):
                 await self.release()
             raise
 
     async def _mount(self) -> None:
         rootfs, mounts = self._rootfs, self._creation.rootfs
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(rootfs, 0o711)
         await self._children.call(lambda: mount_all(mounts, rootfs))
 
     @property
@@ -160,15 +160,18 @@ class RuncContainer(_RuncProcess, Container):
 
     async def kill(self, signum: int, *, everything: bool = False) -> None:
         arguments = ["kill", *(["--all"] if everything else [])]
-        completed = await self._command.plain(arguments, str(signum))
-        if completed.status != 0:
-            raise texts.kill_failure(texts.unsuccessful(completed))
+        try:
+            await self._command.plain(arguments, self._log, str(signum))
+        except Unknown as error:
+            state = self._command.state_directory
+            raise texts.kill_failure(error.message, state) from error
 
     async def delete(self) -> None:
         try:
             await self._command.logged("failed to delete task", ["delete"], self._log)
         except Unknown as error:
-            if "does not exist" not in str(error):
+            state = self._command.state_directory
+            if not texts.is_about_nothing(error.message, state):
                 raise
 
     async def release(self) -> None:
@@ -181,19 +184,17 @@ class RuncContainer(_RuncProcess, Container):
                 raise Unknown(f"failed rootfs umount: {error}") from error
 
     async def pids(self) -> list[int]:
-        completed = await self._command.plain(["ps", "--format", "json"])
-        if completed.status != 0:
-            raise Unknown(texts.unsuccessful(completed))
-        return [int(pid) for pid in json.loads(completed.stdout) or []]
+        said = await self._command.plain(["ps", "--format", "json"], self._log)
+        return [int(pid) for pid in json.loads(said) or []]
 
     def add_exec(self, exec_id: str, spec: bytes, streams: Streams) -> Process:
         _refuse_terminal(streams)
         try:
             process = json.loads(spec)
         except (ValueError, RecursionError) as error:
-            raise InvalidArgument(f"spec of exec {exec_id}: {error}") from error
+            raise Unknown(f"spec of exec {exec_id}: {error}") from error
         if not isinstance(process, dict):
-            raise InvalidArgument(f"spec of exec {exec_id}: not a JSON object")
+            raise Unknown(f"spec of exec {exec_id}: not a JSON object")
         process["terminal"] = streams.terminal
         base = f"{self._bundle}/exec-{exec_id}"  # an exec may be called "init"
         return _RuncExec(self._children, self._command, streams, process, base)
@@ -248,8 +249,8 @@ class _RuncExec(_RuncProcess):
         except ProcessLookupError:
             raise NotFound("process already finished") from None
         except OSError as error:
-            text = os.strerror(error.errno or 0).lower()
-            raise Unknown(f"unknown error after kill: {text}") from error
+            text = f"unknown error after kill: {os.strerror(error.errno or 0).lower()}"
+            raise Unknown(f"exec kill error: {text}") from error
 
     async def delete(self) -> None:
         _unlink(self._pid_file)

@@ -6,12 +6,14 @@ are those of containerd's ``process/utils.go`` and go-runc.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import signal
 
-from dunnage.errors import DunnageError, NotFound, Unknown
-from dunnage.host.procs import Completed
+from dunnage.errors import DunnageError, NotFound, ResourceExhausted, Unknown
 
+_NO_SPACE = os.strerror(errno.ENOSPC).lower()
 _FINISHED = ("os: process already finished", "container not running")
 
 
@@ -35,13 +37,16 @@ def last_error(log: str) -> str | None:
     return message
 
 
-def failure(prefix: str, log: str | OSError, reason: str) -> DunnageError:
+def failure(
+    prefix: str, log: str | OSError, reason: str, *, disk_is_full: bool = False
+) -> DunnageError:
     """Describe a failed command by what its log says, or else by ``reason``.
 
     Args:
         prefix: for instance ``OCI runtime create failed``.
         log: what the command added to its log, or why that could not be read.
         reason: how the command ended, such as ``exit status 1``.
+        disk_is_full: whether the log had no room: then that is why it says nothing.
     """
     if isinstance(log, OSError):
         why = f"open {log.filename}: {(log.strerror or str(log)).lower()}"
@@ -54,7 +59,10 @@ def failure(prefix: str, log: str | OSError, reason: str) -> DunnageError:
         return Unknown(
             f"{prefix}: unable to retrieve OCI runtime error ({error}): {reason}"
         )
-    return Unknown(f"{prefix}: {message or reason}")
+    if message is None and disk_is_full:
+        return ResourceExhausted(f"{prefix}: {reason} ({_NO_SPACE})")
+    text = f"{prefix}: {message or reason}"
+    return (ResourceExhausted if _NO_SPACE in text.lower() else Unknown)(text)
 
 
 def unstartable(error: OSError) -> str:
@@ -67,19 +75,34 @@ def unstartable(error: OSError) -> str:
 
 def ended(status: int) -> str:
     """Say how a program ended, in the words of Go's os/exec."""
-    return f"signal: {status - 128}" if status > 128 else f"exit status {status}"
+    if status - 128 in signal.valid_signals():
+        return f"signal: {(signal.strsignal(status - 128) or '').lower()}"
+    return f"exit status {status}"
 
 
-def unsuccessful(completed: Completed) -> str:
-    """Say how a program ended and what it said, in the words of go-runc."""
-    said = (completed.stdout + completed.stderr).decode(errors="replace").strip()
-    return f"runc did not terminate successfully: {ended(completed.status)}: {said}"
+def unsuccessful(program: str, status: int, said: bytes = b"") -> str:
+    """Say how a program ended and what it said, in the words of go-runc.
+
+    Its words are as they were, with the end of their last line.
+    """
+    text = f": {said.decode(errors='replace')}" if said else ""
+    return f"{program} did not terminate successfully: {ended(status)}{text}"
 
 
-def kill_failure(text: str) -> DunnageError:
+def is_about_nothing(text: str, state_directory: str) -> bool:
+    """Tell whether a runtime failed because it knows no such container.
+
+    crun's words for that name whichever file it missed first.
+    """
+    return "does not exist" in text or (
+        "No such file or directory" in text and not os.path.exists(state_directory)
+    )
+
+
+def kill_failure(text: str, state_directory: str) -> DunnageError:
     """Classify the text of a failed kill (containerd: ``checkKillError``)."""
     if any(part in text for part in _FINISHED) or "no such process" in text.lower():
         return NotFound("process already finished")
-    if "does not exist" in text:
+    if is_about_nothing(text, state_directory):
         return NotFound("no such container")
     return Unknown(f"unknown error after kill: {text}")
