@@ -588,12 +588,18 @@ def test_nothing_is_inherited_unasked(fifo: MakeFifo) -> None:
         (
             "stdout",
             DunnageError,
-            'containerd-shim: opening file "{0}" failed: open {0}',
+            (
+                "failed to start io pipe copy: unable to copy pipes: containerd-shim: "
+                'opening file "{0}" failed: open {0}'
+            ),
         ),
         (
             "stderr",
             DunnageError,
-            'containerd-shim: opening file "{0}" failed: open {0}',
+            (
+                "failed to start io pipe copy: unable to copy pipes: containerd-shim: "
+                'opening file "{0}" failed: open {0}'
+            ),
         ),
         ("stdin", DunnageError, "failed to open stdin fifo {0}: stat {0}"),
     ],

@@ -115,8 +115,8 @@ class FifoSink:
                 return sink
         except (OSError, ValueError) as error:
             raise DunnageError(
-                f'containerd-shim: opening file "{path}" failed: '
-                f"open {path}: {reason(error)}"
+                "failed to start io pipe copy: unable to copy pipes: containerd-shim: "
+                f'opening file "{path}" failed: open {path}: {reason(error)}'
             ) from error
 
     @property

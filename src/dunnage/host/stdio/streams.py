@@ -256,4 +256,6 @@ def _open_sink(uri: str) -> FifoSink:
         return FifoSink.open(uri)
     if scheme in _LATER_SCHEMES:
         raise Unimplemented(f"STDIO scheme {scheme}")
-    raise DunnageError(f"unknown STDIO scheme {scheme}")
+    raise DunnageError(
+        f"failed to create init process I/O: unknown STDIO scheme {scheme}"
+    )
