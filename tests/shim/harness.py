@@ -139,15 +139,17 @@ class Shim:
     async def __aexit__(self, *_: object) -> None:
         for client in self._clients.values():
             client.close()
-        for bundle in self.bundles.iterdir():
-            with contextlib.suppress(Exception):
-                self.delete_action(bundle.name)
-        await self._server.close()
-        for fd in self._logs.values():
-            os.close(fd)
         for pid in pids_with(self.namespace):
             os.kill(pid, signal.SIGKILL)
             await ended(pid)
+        for bundle in self.bundles.iterdir():
+            with contextlib.suppress(Exception):
+                self.delete_action(bundle.name)
+            where = address.socket_address(self.address, self.namespace, bundle.name)
+            Path(address.unix_name(where)).unlink(missing_ok=True)
+        await self._server.close()
+        for fd in self._logs.values():
+            os.close(fd)
         for line in reversed(Path("/proc/self/mountinfo").read_text().splitlines()):
             if str(self.directory) in line.split()[4]:
                 subprocess.run(["umount", line.split()[4]], check=False)
