@@ -11,12 +11,16 @@ import contextlib
 import os
 import signal
 from collections.abc import Sequence
+from typing import Final
 
 from dunnage.errors import DunnageError, Unknown
 from dunnage.host.procs import Children, Completed
 
 from . import texts
 from .options import Options
+
+_KILL_LIMIT_S: Final = 1.0
+"""How long a killed runtime may take to be gone."""
 
 
 class Command:
@@ -56,8 +60,11 @@ class Command:
         try:
             exited = await child.wait()
         except asyncio.CancelledError:
-            with contextlib.suppress(ProcessLookupError):
+            # Not before it is gone is what it has made an orphan, and ours to end.
+            with contextlib.suppress(ProcessLookupError, TimeoutError):
                 child.kill(signal.SIGKILL)
+                async with asyncio.timeout(_KILL_LIMIT_S):
+                    await child.wait()
             raise
         if exited.status != 0:
             reason = texts.unsuccessful(self._program, exited.status)

@@ -95,14 +95,20 @@ class _RuncProcess(Process):
         )
         try:
             with self._children.expecting(pid_file) as claim:
-                await self._command.attached(prefix, arguments, log, stdio.child, cwd)
-                self._child = _claimed(claim, prefix)
-            stdio.close_child_ends()
-            stdio.start()
+                try:
+                    await self._command.attached(
+                        prefix, arguments, log, stdio.child, cwd
+                    )
+                    child = _claimed(claim, prefix)
+                    stdio.close_child_ends()
+                    stdio.start()
+                except BaseException:
+                    _kill_leftover(claim)
+                    raise
         except BaseException:
             stdio.close()
             raise
-        self._stdio = stdio
+        self._child, self._stdio = child, stdio
 
     def _close_stdio(self) -> None:
         if self._stdio:
@@ -229,17 +235,8 @@ class _RuncExec(_RuncProcess):
             cwd = os.path.dirname(self._process_file)
             prefix = "OCI runtime exec failed"
             await self._run(prefix, arguments, self._log, self._pid_file, cwd)
-        except BaseException:
-            self._kill_leftover()
-            raise
         finally:
             _unlink(self._process_file)
-
-    def _kill_leftover(self) -> None:
-        """End the process of a runtime that was killed after it had made one."""
-        if self._child:
-            with contextlib.suppress(ProcessLookupError):
-                self._child.kill(signal.SIGKILL)
 
     async def kill(self, signum: int, *, everything: bool = False) -> None:  # noqa: ARG002  # of an exec there is one
         if self._child is None:
@@ -265,6 +262,12 @@ def _claimed(claim: Claim, prefix: str) -> Child:
         return claim.child()
     except (OSError, ValueError) as error:
         raise Unknown(f"{prefix}: the runtime left no pid: {error}") from error
+
+
+def _kill_leftover(claim: Claim) -> None:
+    """End the process that a runtime had made before it failed or was killed."""
+    with contextlib.suppress(OSError, ValueError):
+        claim.child().kill(signal.SIGKILL)
 
 
 def _refuse_terminal(streams: Streams) -> None:

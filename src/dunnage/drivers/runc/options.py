@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from dataclasses import dataclass
-from typing import Final, Self
+from typing import Any, Final, Self
 
 from dunnage.bootstrap import bundle
 
@@ -38,16 +38,20 @@ class Options:
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """Read an ``options.json``; what is not known here is skipped.
-
-        Raises:
-            ValueError: it is not a JSON object.
-        """
-        fields = json.loads(text or "{}")
-        if not isinstance(fields, dict):
-            raise TypeError("options.json: not a JSON object")
-        known = {field.name for field in dataclasses.fields(cls)}
-        return cls(**{name: v for name, v in fields.items() if name in known})
+        """Read an ``options.json``; what makes no sense here is at its default."""
+        try:
+            values = json.loads(text)
+        except (ValueError, RecursionError):
+            values = None
+        if not isinstance(values, dict):
+            return cls()
+        known = {field.name: type(field.default) for field in dataclasses.fields(cls)}
+        fields: dict[str, Any] = {
+            name: value
+            for name, value in values.items()
+            if type(value) is known.get(name)
+        }
+        return cls(**fields)
 
     def write(self, directory: str) -> None:
         """Leave in the bundle what a later ``delete`` needs.
@@ -61,12 +65,9 @@ class Options:
     @classmethod
     def read(cls, directory: str) -> Self:
         """Read back what `write` left; missing or broken files mean defaults."""
-        try:
-            options = cls.from_json(bundle.read(directory, bundle.OPTIONS) or "")
-        except (OSError, ValueError, TypeError):
-            options = cls()
+        options = cls.from_json(_maybe_read(directory, bundle.OPTIONS))
         if not options.binary_name:
-            binary = bundle.read(directory, bundle.RUNTIME) or ""
+            binary = _maybe_read(directory, bundle.RUNTIME)
             options = dataclasses.replace(options, binary_name=binary)
         return options
 
@@ -81,3 +82,10 @@ class Options:
         if self.systemd_cgroup:
             command.append("--systemd-cgroup")
         return command
+
+
+def _maybe_read(directory: str, name: str) -> str:
+    try:
+        return bundle.read(directory, name) or ""
+    except OSError:
+        return ""

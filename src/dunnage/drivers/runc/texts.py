@@ -48,21 +48,21 @@ def failure(
         reason: how the command ended, such as ``exit status 1``.
         disk_is_full: whether the log had no room: then that is why it says nothing.
     """
+    message, unread = None, ""
     if isinstance(log, OSError):
-        why = f"open {log.filename}: {(log.strerror or str(log)).lower()}"
-        return Unknown(
-            f"{prefix}: unable to retrieve OCI runtime error ({why}): {reason}"
-        )
-    try:
-        message = last_error(log)
-    except ValueError as error:
-        return Unknown(
-            f"{prefix}: unable to retrieve OCI runtime error ({error}): {reason}"
-        )
+        unread = f"open {log.filename}: {(log.strerror or str(log)).lower()}"
+    else:
+        try:
+            message = last_error(log)
+        except ValueError as error:
+            unread = str(error)
+    why = message or reason
+    if unread:
+        why = f"unable to retrieve OCI runtime error ({unread}): {reason}"
     if message is None and disk_is_full:
-        return ResourceExhausted(f"{prefix}: {reason} ({_NO_SPACE})")
-    text = f"{prefix}: {message or reason}"
-    return (ResourceExhausted if _NO_SPACE in text.lower() else Unknown)(text)
+        why += f" ({_NO_SPACE})"
+    kind = ResourceExhausted if _NO_SPACE in why.lower() else Unknown
+    return kind(f"{prefix}: {why}")
 
 
 def unstartable(error: OSError) -> str:
