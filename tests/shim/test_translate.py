@@ -1,0 +1,156 @@
+"""Between the wire and the values that tasks and drivers speak."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+import pytest
+
+from dunnage.api import (
+    legacy_options_pb2,
+    process_pb2,
+    runc_options_pb2,
+    runtime_options_pb2,
+    types_pb2,
+    typeurl,
+)
+from dunnage.api import task_v2_pb2 as pb
+from dunnage.descriptors import Any
+from dunnage.drivers.contract import Streams
+from dunnage.drivers.runc import Options
+from dunnage.errors import (
+    DunnageError,
+    InvalidArgument,
+    NotFound,
+    PermissionDenied,
+    ResourceExhausted,
+    Unknown,
+)
+from dunnage.host.mounts import Mount
+from dunnage.shim import translate
+from dunnage.task import events
+from dunnage.task.states import Status
+
+
+@pytest.mark.parametrize(
+    "packed",
+    [
+        Any(),
+        Any(type_url="containerd.runc.v1.Options"),
+        Any(type_url="some.Options"),
+        Any(value=b"x"),
+    ],
+)
+def test_no_options_are_defaults(packed: Any) -> None:
+    """Without a type or a value there is nothing to decode."""
+    assert Options() == translate.options(packed)
+
+
+def test_options_of_runc() -> None:
+    """Every field that the runtime is called by; those of criu come later."""
+    message = runc_options_pb2.Options(
+        no_pivot_root=True,
+        no_new_keyring=True,
+        shim_cgroup="/x",
+        io_uid=1,
+        io_gid=2,
+        binary_name="crun",
+        root="/root",
+        systemd_cgroup=True,
+        criu_image_path="/criu",
+    )
+    expected = Options(
+        no_pivot_root=True,
+        no_new_keyring=True,
+        shim_cgroup="/x",
+        io_uid=1,
+        io_gid=2,
+        binary_name="crun",
+        root="/root",
+        systemd_cgroup=True,
+    )
+    assert expected == translate.options(typeurl.pack(message))
+
+
+def test_options_of_old_clients() -> None:
+    """The dialect of the 1.6 era names neither a program nor its root."""
+    message = legacy_options_pb2.CreateOptions(
+        no_pivot_root=True, no_new_keyring=True, shim_cgroup="/x", io_uid=1, io_gid=2
+    )
+    expected = Options(
+        no_pivot_root=True, no_new_keyring=True, shim_cgroup="/x", io_uid=1, io_gid=2
+    )
+    assert expected == translate.options(typeurl.pack(message))
+
+
+@pytest.mark.parametrize(
+    ("packed", "kind"),
+    [
+        (Any(type_url="some.Options", value=b"x"), NotFound),
+        (Any(type_url="containerd.runc.v1.Options", value=b"\xff"), InvalidArgument),
+        (Any(type_url="containerd.linux.runc.CreateOptions", value=b"a"), DunnageError),
+    ],
+)
+def test_options_of_something_else(packed: Any, kind: type[DunnageError]) -> None:
+    """An unknown type, or a value that cannot be read, is never taken for none."""
+    with pytest.raises(kind, match=packed.type_url):
+        translate.options(packed)
+
+
+def test_streams_and_mounts_and_the_event() -> None:
+    """Each value has every field of the request; the pid of the event comes later."""
+    request = pb.CreateTaskRequest(
+        id="c",
+        bundle="/b",
+        rootfs=[types_pb2.Mount(type="t", source="s", target="x", options=["a", "b"])],
+        stdin="i",
+        stdout="o",
+        stderr="e",
+        terminal=True,
+        checkpoint="/x",
+    )
+    assert Streams("i", "o", "e", terminal=True) == translate.streams(request)
+    assert (Mount("t", "s", "x", ("a", "b")),) == translate.rootfs(request)
+    assert translate.task_create(request) == events.TaskCreate(
+        container_id="c",
+        bundle="/b",
+        rootfs=(events.Mount("t", "s", "x", ("a", "b")),),
+        io=events.TaskIO("i", "o", "e", terminal=True),
+        checkpoint="/x",
+        pid=0,
+    )
+
+
+def test_every_status_has_its_value() -> None:
+    """By name, as the wire has it."""
+    for status in Status:
+        assert status.name == process_pb2.Status.Name(translate.status(status))
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        (errno.ENOSPC, ResourceExhausted),
+        (errno.EDQUOT, ResourceExhausted),
+        (errno.EMFILE, ResourceExhausted),
+        (errno.EACCES, PermissionDenied),
+        (errno.ENOENT, NotFound),
+        (errno.EIO, Unknown),
+    ],
+)
+def test_a_refusal_of_the_kernel(code: int, kind: type[DunnageError]) -> None:
+    """Its code says what to do about it, its text what it was about."""
+    reason = os.strerror(code).lower()
+    named = translate.os_error(OSError(code, os.strerror(code), "/x"))
+    assert (kind, f"/x: {reason}") == (type(named), str(named))
+    nameless = translate.os_error(OSError(code, os.strerror(code)))
+    assert (kind, reason) == (type(nameless), str(nameless))
+    assert "just words" == str(translate.os_error(OSError("just words")))
+
+
+def test_runtime_options_of_cri() -> None:
+    """What Docker and CRI give to a runtime of another name is not understood yet."""
+    message = runtime_options_pb2.Options(type_url="x", config_path="/etc/x.toml")
+    with pytest.raises(NotFound):
+        translate.options(typeurl.pack(message))
