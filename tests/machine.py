@@ -24,9 +24,12 @@ def cgroups_named(path: str) -> list[Path]:
     Only real ones: where the unified hierarchy is hidden, crun makes plain directories
     in its place.
     """
-    found = []
+    found: dict[tuple[int, int], Path] = {}  # a hierarchy may be mounted twice
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
         where, _, kind = line.partition(" - ")
         if kind.split()[0] in {"cgroup", "cgroup2"}:
-            found.append(Path(where.split()[4]) / path.lstrip("/"))
-    return [path for path in found if path.exists()]
+            group = Path(where.split()[4]) / path.lstrip("/")
+            with contextlib.suppress(OSError):
+                status = group.stat()
+                found[status.st_dev, status.st_ino] = group
+    return list(found.values())
