@@ -14,7 +14,10 @@ from pathlib import Path
 
 import pytest
 
+from dunnage.api.services import TASK_V3
 from dunnage.bootstrap import address, bundle
+from dunnage.descriptors import Any as PackedAny
+from dunnage.errors import DunnageError, InvalidArgument
 
 from .harness import (
     LIMIT_S,
@@ -355,6 +358,43 @@ async def test_the_log_goes_to_the_fifo(tmp_path: Path) -> None:
                 assert line.endswith(f"namespace={shim.namespace}")
             assert debug == ("level=debug" in seen)
             client.close()
+
+
+@in_loop
+async def test_a_running_shim_imports_nothing(tmp_path: Path) -> None:
+    """imports-nothing-later: a whole life, and refusals, need no module from disk."""
+    async with Shim(tmp_path, environment={"PYTHONPROFILEIMPORTTIME": "1"}) as shim:
+        shim.bundle("c", spec(["sh", "-c", "echo out; exit 3"]))
+        done = await asyncio.to_thread(shim.start_action, "c")
+        await shim.connect("c", done.stdout)
+        await shim.call("c", "connect")
+        shim.log("c")  # what was imported until now
+        for id_ in ("a/b", "x" * 99):
+            with pytest.raises(InvalidArgument):
+                await shim.call("c", "create", id=id_)
+        with pytest.raises(DunnageError):
+            await shim.call("c", "create", options=PackedAny(type_url="x", value=b"y"))
+        with pytest.raises(DunnageError):
+            await shim.call("c", "create", rootfs=[{"type": "nosuchfs"}])
+        async with fifo_reader(tmp_path / "out") as said:
+            os.mkfifo(tmp_path / "in")
+            stdin, stdout = str(tmp_path / "in"), str(tmp_path / "out")
+            await shim.call("c", "create", stdin=stdin, stdout=stdout)
+            await shim.exec("c", "e", ["true"])
+            await shim.call("c", "start", exec_id="e", methods=TASK_V3)
+            await shim.call("c", "wait", exec_id="e")
+            await shim.call("c", "pids")
+            await shim.call("c", "start")
+            await shim.call("c", "wait")
+            await shim.call("c", "delete")
+            assert b"out\n" == await said
+        server = (await shim.call("c", "connect")).shim_pid
+        log = shim.log("c")
+        await shim.call("c", "shutdown")
+        await ended(server)
+        log += shim.log("c")
+        imported = [line for line in log.splitlines() if "import time" in line]
+        assert [] == imported
 
 
 # -- without start

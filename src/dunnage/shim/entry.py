@@ -5,12 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
+from typing import Final
 
 from dunnage.drivers.contract import Container, Process, Streams
-from dunnage.errors import NotFound
+from dunnage.errors import Aborted, NotFound
 from dunnage.task.events import Event, TaskCreate, TaskDelete, TaskExit
 from dunnage.task.machine import INIT, Task
 from dunnage.task.states import Exit
+
+STUCK_LIMIT_S: Final = 10.0
+"""How long a runtime may still be busy with a start when init is dead already."""
 
 
 class Entry:
@@ -26,6 +30,7 @@ class Entry:
         self._say = emit
         self._execs: dict[str, Process] = {}
         self._locks: dict[str, asyncio.Lock] = {}
+        self._starts: dict[str, asyncio.Timeout] = {}
         self._waiters: dict[str, asyncio.Future[Exit | None]] = {}
 
     @property
@@ -67,6 +72,34 @@ class Entry:
         """Wait for the operation in flight on a process, then have one's own."""
         async with self._locks.setdefault(exec_id, asyncio.Lock()):
             yield
+
+    @contextlib.asynccontextmanager
+    async def starting(self, exec_id: str) -> AsyncIterator[None]:
+        """Run the start of a process, to be given up some time after init's death.
+
+        Raises:
+            Aborted: it was given up.
+        """
+        limit = asyncio.timeout(None)
+        self._starts[exec_id] = limit
+        try:
+            async with limit:
+                yield
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            name = f"exec {exec_id}" if exec_id else "init"
+            raise Aborted(
+                f"start of {name}: init is dead, and the runtime did not end"
+            ) from None
+        finally:
+            del self._starts[exec_id]
+
+    def hurry(self) -> None:
+        """Limit the starts in flight, now that init is dead: they withhold its exit."""
+        when = asyncio.get_running_loop().time() + STUCK_LIMIT_S
+        for limit in self._starts.values():
+            limit.reschedule(when)
 
     async def execs_quiet(self) -> None:
         """Wait until no operation on any exec is in flight."""

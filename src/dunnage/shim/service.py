@@ -158,7 +158,8 @@ class TaskService:
             try:
                 with entry.task.starting(exec_id) as starting:
                     process = entry.process(exec_id)
-                    await process.start()
+                    async with entry.starting(exec_id):
+                        await process.start()
                     starting.commit(process.pid)
                     if exec_id:
                         process.listen(
@@ -305,6 +306,7 @@ class TaskService:
                     self._write_exit(entry, status, at_ns)
                 entry.task.died(exec_id, status, at_ns)
                 if exec_id == INIT:
+                    entry.hurry()
                     self._end_the_others(entry)
 
     def _write_exit(self, entry: Entry, status: int, at_ns: int) -> None:

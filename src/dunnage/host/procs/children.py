@@ -67,8 +67,8 @@ class Claim:
             OSError: there is no pid file.
             ValueError: it holds no pid.
         """
-        with open(self._pid_file, encoding="ascii") as file:
-            pid = int(file.read().strip())
+        with open(self._pid_file, "rb") as file:  # text would import its codec
+            pid = int(file.read())
         try:
             # Alive, or a zombie that the reaper has not come to yet: it is ours.
             os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
