@@ -1,9 +1,9 @@
 """Asks a shim over bare ttrpc and writes its answers down, so that two can be compared.
 
-What an answer holds is written as text: a refusal as its code and the very text on the
-wire, a reply as its fields that are not at their default.
+An answer is a text: a refusal is its code and the very words on the wire, a reply its
+fields that are not at their default.
 What differs from run to run has a name instead: paths, pids (by whose they are), times.
-Nothing of the client under test is used: a call is one connection and two frames.
+Nothing of our client is used: a call is one connection and two frames.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import contextlib
 import os
 import socket
 import struct
+import subprocess
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,83 +22,121 @@ from typing import Any, Self
 from google.protobuf.message import Message
 from tests.shim.harness import LIMIT_S, Shim, spec
 
-from dunnage.api import process_pb2, typeurl
+from dunnage.api import events_pb2, process_pb2, typeurl
 from dunnage.api import task_v2_pb2 as pb
-from dunnage.api.runc_options_pb2 import ProcessDetails
+from dunnage.api.forward_pb2 import Envelope
+from dunnage.api.runc_options_pb2 import Options, ProcessDetails
 from dunnage.api.services import TASK_V2
 from dunnage.bootstrap import wire
+from dunnage.descriptors import Any as Packed
 from dunnage.descriptors import Timestamp
 from dunnage.ttrpc import wire_pb2
 
 ID = "c1"
 CRASH = "the shim is gone"
-PENDING = "no answer yet"
-_PATIENCE_S = 0.1
-"""How long an answer may take that is not expected to come yet."""
+PENDING = "no answer"
 _YEAR_1_S = -62135596800
 
 
 @dataclass(frozen=True)
 class Call:
-    """A method and its request; ``name`` tells it from others of its situation.
+    """A method and its request; ``name`` tells it from the others of its situation.
 
-    In the texts of a request, ``{bundle}``, ``{directory}`` and ``{rootfs}`` stand for
-    the shim's own.
+    Besides the Task service's methods there are ``write`` (a file), ``run`` (a
+    program), ``later`` (what became of the calls without an answer) and ``leftovers``.
+    In the texts of a request, ``{bundle}``, ``{directory}``, ``{rootfs}``,
+    ``{namespace}`` and ``{runtime}`` stand for the shim's own.
     """
 
     name: str
     method: str
     fields: dict[str, Any] = field(default_factory=dict)
     service: str = TASK_V2.service
-    may_pend: bool = False
+    patience_s: float = LIMIT_S
+    """After which there counts as no answer."""
 
 
 class Asker:
-    """One shim with one container to be, and fifos ``in``, ``out``, ``err``."""
+    """One shim with one container to be, and fifos ``in``, ``out`` and ``err``."""
 
-    def __init__(self, shim: Shim, config: Any) -> None:
+    def __init__(self, shim: Shim) -> None:
         self.shim = shim
-        self._config = config
         self._names: dict[int, str] = {}
         self._fds: list[int] = []
         self._pending: list[asyncio.Task[str]] = []
 
     async def __aenter__(self) -> Self:
-        config = self._config
-        if not isinstance(config, str):
-            config = spec(["sleep", "1000"]) | config
-        self.bundle = self.shim.bundle(ID, config)
+        shim = self.shim
+        bundle = shim.bundle(ID, spec(["sleep", "1000"]))
+        self._places = {
+            "{bundle}": str(bundle),
+            "{rootfs}": str(shim.rootfs),
+            "{directory}": str(shim.directory),
+            "{namespace}": shim.namespace,
+            "{runtime}": shim.runtime,
+        }
         for name in ("in", "out", "err"):
-            path = self.shim.directory / name
-            os.mkfifo(path)
-            self._fds.append(os.open(path, os.O_RDWR | os.O_NONBLOCK))
-        done = await asyncio.to_thread(self.shim.start_action, ID)
+            # The Go shim waits for the other end of each: it is here.
+            os.mkfifo(shim.directory / name)
+            fd = os.open(shim.directory / name, os.O_RDWR | os.O_NONBLOCK)
+            self._fds.append(fd)
+        done = await asyncio.to_thread(shim.start_action, ID)
         assert done.returncode == 0, done
         self._socket = wire.parse_answer(done.stdout).address.removeprefix("unix://")
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        for task in self._pending:
+            task.cancel()
+        await asyncio.gather(*self._pending, return_exceptions=True)
+        await asyncio.to_thread(self._clear)
         for fd in self._fds:
             os.close(fd)
 
+    def _clear(self) -> None:
+        """Delete the container while its shim still lives, and reaps what it must.
+
+        A zombie in a pid namespace keeps that from ending.
+        """
+        with contextlib.suppress(FileNotFoundError):
+            binary = Path(self._places["{bundle}"], "runtime").read_text() or "runc"
+            root = f"/run/containerd/runc/{self.shim.namespace}"
+            delete = [binary, "--root", root, "delete", "--force", ID]
+            subprocess.run(delete, capture_output=True, check=False)
+
+    # -- questions
+
     async def answer(self, call: Call) -> str:
         """Make the call; return the answer as text."""
-        if call.method == "Leftovers":
-            return self._leftovers()
-        if call.method == "Pending":
-            return "; ".join([await task for task in self._pending])
-        asking = asyncio.create_task(self._ask(call))
-        if call.may_pend:
-            await asyncio.wait([asking], timeout=_PATIENCE_S)
-            if not asking.done():
-                self._pending.append(asking)
-                return PENDING
-        return await asking
+        fields = self._filled(call.fields)
+        match call.method:
+            case "leftovers":
+                return self._leftovers()
+            case "later":
+                await asyncio.wait(self._pending, timeout=call.patience_s)
+                return "; ".join(map(_result, self._pending))
+            case "write":
+                Path(fields["path"]).write_text(fields["text"])
+                Path(fields["path"]).chmod(0o755)
+                return "ok"
+            case "run":
+                subprocess.run(fields["argv"], capture_output=True, check=False)
+                return "ok"
+            case _:
+                return await self._answer(call, {"id": ID} | fields)
 
-    async def _ask(self, call: Call) -> str:
+    async def _answer(self, call: Call, fields: dict[str, Any]) -> str:
+        asking = asyncio.create_task(self._ask(call, fields))
+        await asyncio.wait([asking], timeout=call.patience_s)
+        if not asking.done():
+            self._pending.append(asking)
+        return _result(asking)
+
+    async def _ask(self, call: Call, fields: dict[str, Any]) -> str:
         method = getattr(TASK_V2, call.method)
-        fields = {"id": ID} | self._filled(call.fields)
         if call.method == "create":
+            if binary := fields.pop("binary_name", ""):
+                fields["options"] = typeurl.pack(Options(binary_name=binary))
             request = self.shim.create_request(fields.pop("id"), **fields)
         else:
             request = method.request(**fields)
@@ -107,65 +146,22 @@ class Asker:
             payload=request.SerializeToString(),
         )
         try:
-            data = await asyncio.to_thread(exchange, self._socket, asked)
-        except (ConnectionError, EOFError):
+            data = await exchange(self._socket, asked)
+        except (ConnectionError, FileNotFoundError, EOFError):
             return CRASH
         response = wire_pb2.Response.FromString(data)
         if response.HasField("status"):
             return f"{response.status.code} {self._plain(response.status.message)}"
         reply = method.response.FromString(response.payload)
-        self._meet(call, reply)
-        return self.written(reply) or "ok"
-
-    def _meet(self, call: Call, reply: Message) -> None:
-        """Remember whose pid it is, at the first sight of it."""
-        if isinstance(reply, pb.CreateTaskResponse | pb.StartResponse) and reply.pid:
-            name = call.fields.get("exec_id") or "init"
-            self._names.setdefault(reply.pid, name)
-        if isinstance(reply, pb.ConnectResponse):
-            with contextlib.suppress(OSError):
-                command = Path(f"/proc/{reply.shim_pid}/cmdline").read_text()
-                if self.shim.namespace in command:
-                    self._names.setdefault(reply.shim_pid, "shim")
-
-    def written(self, message: Message) -> str:
-        """Write the fields of a message that are not at their default."""
-        words = []
-        for descriptor, value in message.ListFields():
-            words.append(f"{descriptor.name}={self._written(descriptor.name, value)}")
-        return " ".join(words)
-
-    def _written(self, name: str, value: Any) -> str:
-        if isinstance(value, Timestamp):
-            return _when(value)
-        if name.endswith("pid"):
-            return self._names.get(value, "somebody" if value else "0")
-        if name == "status":
-            return process_pb2.Status.Name(value)
-        if name == "processes":
-            return f"[{', '.join(sorted(map(self._process, value)))}]"
-        if isinstance(value, Message):
-            return f"({self.written(value)})"
-        if not isinstance(value, str) and hasattr(value, "__iter__"):
-            items = [self._written(name, item) for item in value]
-            return f"[{', '.join(items)}]"
-        return self._plain(str(value))
-
-    def _process(self, info: Any) -> str:
-        words = [self._written("pid", info.pid)]
-        if info.HasField("info"):
-            words.append(info.info.type_url)
-            words.append(typeurl.unpack(info.info, ProcessDetails).exec_id)
-        return " ".join(words)
+        self._meet(reply, fields)
+        return self._all(reply) or "ok"
 
     def _filled(self, value: Any) -> Any:
         match value:
             case str():
-                return value.format(
-                    bundle=self.bundle,
-                    directory=self.shim.directory,
-                    rootfs=self.shim.rootfs,
-                )
+                for name, place in self._places.items():
+                    value = value.replace(name, place)
+                return value
             case dict():
                 return {key: self._filled(item) for key, item in value.items()}
             case list():
@@ -173,39 +169,99 @@ class Asker:
             case _:
                 return value
 
+    # -- answers
+
+    def event(self, envelope: Envelope) -> str:
+        """Write an event with its envelope."""
+        assert envelope.namespace == self.shim.namespace, envelope
+        name = envelope.event.type_url
+        kind = getattr(events_pb2, name.removeprefix("containerd.events."))
+        message = self._all(kind.FromString(envelope.event.value))
+        return f"{_when(envelope.timestamp)} {envelope.topic} {name} {message}"
+
+    def _meet(self, reply: Message, fields: dict[str, Any]) -> None:
+        """Remember whose pid it is, at the first sight of it."""
+        if isinstance(reply, pb.CreateTaskResponse | pb.StartResponse) and reply.pid:
+            self._names.setdefault(reply.pid, fields.get("exec_id") or "init")
+        if isinstance(reply, pb.ConnectResponse):
+            with contextlib.suppress(OSError):
+                command = Path(f"/proc/{reply.shim_pid}/cmdline").read_text()
+                if self.shim.namespace in command:
+                    self._names.setdefault(reply.shim_pid, "shim")
+
+    def _all(self, message: Message) -> str:
+        return " ".join(
+            f"{descriptor.name}={self._one(descriptor.name, value)}"
+            for descriptor, value in message.ListFields()
+        )
+
+    def _one(self, name: str, value: Any) -> str:
+        match value:
+            case Timestamp():
+                return _when(value)
+            case Packed():
+                if typeurl.holds(value, ProcessDetails):
+                    details = typeurl.unpack(value, ProcessDetails)
+                    return f"{value.type_url}({self._all(details)})"
+                # Of cgroups, in the version that the machine has.
+                is_metrics = value.type_url.endswith(".Metrics")
+                return "metrics" if is_metrics else value.type_url
+            case Message():
+                return f"({self._all(value)})"
+            case str():
+                return self._plain(value)
+            case int() if name.endswith("pid"):
+                return self._names.get(value, "somebody")
+            case int() if name == "status":
+                return process_pb2.Status.Name(value)  # type: ignore[arg-type]
+            case int():
+                return str(value)
+            case _:  # repeated
+                return f"[{', '.join(sorted(self._one(name, it) for it in value))}]"
+
     def _plain(self, text: str) -> str:
-        text = text.replace(str(self.bundle), "{bundle}")
-        return text.replace(str(self.shim.directory), "{directory}")
+        for name in ("{bundle}", "{rootfs}", "{directory}"):
+            text = text.replace(self._places[name], name)
+        return text
 
     def _leftovers(self) -> str:
-        """Say what is there but the shim itself."""
-        shims = (f"process {self._names}", "process", "unix:", "/run/containerd/s/")
-        left = [it for it in self.shim.leftovers(ID) if not it.startswith(shims)]
-        return self._plain("; ".join(left)) or "nothing"
+        """Name what is there but the shim itself."""
+        kinds = {"/run/containerd/runc": "state", "/sys/fs/cgroup": "cgroup"}
+        names = {
+            next((kinds[root] for root in kinds if it.startswith(root)), "mount")
+            for it in self.shim.leftovers(ID)
+            if not it.startswith(("process ", "unix:"))
+        }
+        return ", ".join(sorted(names)) or "nothing"
 
 
-def exchange(path: str, request: wire_pb2.Request) -> bytes:
+async def exchange(path: str, request: wire_pb2.Request) -> bytes:
     """Send a request over a connection of its own; return the data of the response."""
+    loop = asyncio.get_running_loop()
     with socket.socket(socket.AF_UNIX) as sock:
-        sock.settimeout(LIMIT_S)
-        sock.connect(path)
+        sock.setblocking(False)
+        await loop.sock_connect(sock, path)
         data = request.SerializeToString()
-        sock.sendall(struct.pack(">IIBB", len(data), 1, 1, 0) + data)
-        length, _, _, _ = struct.unpack(">IIBB", _read(sock, 10))
-        return _read(sock, length)
+        await loop.sock_sendall(sock, struct.pack(">IIBB", len(data), 1, 1, 0) + data)
+        length, _, _, _ = struct.unpack(">IIBB", await _read(sock, 10))
+        return await _read(sock, length)
 
 
-def _read(sock: socket.socket, size: int) -> bytes:
+async def _read(sock: socket.socket, size: int) -> bytes:
     data = b""
     while len(data) < size:
-        more = sock.recv(size - len(data))
+        more = await asyncio.get_running_loop().sock_recv(sock, size - len(data))
         if not more:
             raise EOFError
         data += more
     return data
 
 
+def _result(asking: asyncio.Task[str]) -> str:
+    return asking.result() if asking.done() else PENDING
+
+
 def _when(stamp: Timestamp) -> str:
     if stamp.seconds == _YEAR_1_S and not stamp.nanos:
         return "never"
-    return "now" if abs(stamp.seconds - time.time()) < LIMIT_S else str(stamp)
+    return "now" if abs(stamp.seconds - time.time()) < 2 * LIMIT_S else str(stamp)
