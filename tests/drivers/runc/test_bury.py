@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,12 @@ def test_every_step_is_tried(tmp_path: Path) -> None:
     assert not is_mount_point(str(rootfs))
 
 
-def test_a_bundle_that_is_gone_is_no_error(tmp_path: Path) -> None:
-    """The defaults are asked, and know nothing of it."""
-    assert [] == bury(str(tmp_path / "nowhere"), "no-such-namespace", "no-such-id")
+def test_a_bundle_that_is_gone_is_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The default runtime is asked for it, in its default place."""
+    fake = fake_at(tmp_path)
+    fake.program.rename(tmp_path / "runc")
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    assert [] == bury(str(tmp_path / "nowhere"), "ns", "c")
+    assert ["--root /run/containerd/runc/ns delete --force c"] == fake.calls()
