@@ -73,8 +73,10 @@ def write(bundle: str, name: str, content: str | bytes, *, mode: int = 0o600) ->
         finally:
             os.close(fd)
         os.rename(draft, path)
-    except BaseException:
+    except BaseException as error:
         os.unlink(draft)
+        if isinstance(error, OSError):
+            error.filename = path  # a full disk is met by a call that knows only an fd
         raise
 
 
