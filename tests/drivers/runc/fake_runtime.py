@@ -115,12 +115,14 @@ class FakeRuntime:
         (self.directory / command).write_text(script)
 
     def calls(self) -> list[str]:
-        """Return the calls so far, without what all of them have in common."""
+        """Return the calls so far, without what is usual; no log is not."""
         text = (self.directory / "calls").read_text()
         log = f"--log {self.bundle}/{bundle.RUNTIME_LOG} --log-format json "
         prefix = f"--root {self.root}/ns "
         lines = [line.removeprefix(prefix) for line in text.splitlines()]
         lines = [line.replace(log, "") for line in lines]
+        no_log = f"--log {os.devnull} --log-format json "
+        lines = [line.replace(no_log, "(no log) ") for line in lines]
         return [line.replace(str(self.bundle), "BUNDLE") for line in lines]
 
     async def create(

@@ -76,7 +76,7 @@ async def test_a_program_that_is_not_there_is_named(tmp_path: Path) -> None:
         with pytest.raises(Unknown, match=expected):
             await missing.attached("P", ["start"], log, null(), "/")
         with pytest.raises(Unknown, match=expected):
-            await missing.plain(["ps"], log)
+            await missing.plain(["ps"])
 
 
 @as_shim
@@ -100,7 +100,7 @@ async def test_a_call_that_is_given_up_is_killed(tmp_path: Path) -> None:
         for call in (
             command(fake).logged("P", ["start"], log),
             command(fake).attached("P", ["start"], log, null(), "/"),
-            command(fake).plain(["start"], log),
+            command(fake).plain(["start"]),
         ):
             task = asyncio.create_task(call)
             async with asyncio.timeout(LIMIT_S):
@@ -126,7 +126,7 @@ async def test_systemd_is_not_talked_to(tmp_path: Path) -> None:
     with Children() as children:
         fake = FakeRuntime(tmp_path, children)
         fake.on("ps", 'echo "${NOTIFY_SOCKET-none} $OTHER"; exit')
-        assert b"none kept\n" == await command(fake).plain(["ps"], "/dev/null")
+        assert b"none kept\n" == await command(fake).plain(["ps"])
 
 
 @as_shim
@@ -134,9 +134,8 @@ async def test_the_order_of_arguments(tmp_path: Path) -> None:
     """Globals, command, its options, the id, and what follows the id."""
     with Children() as children:
         fake = FakeRuntime(tmp_path, children)
-        log = f"{fake.bundle}/log.json"
         plain = command(fake, systemd_cgroup=True).plain
         with pytest.raises(Unknown, match="container not running"):
-            await plain(["kill", "--all"], log, str(int(signal.SIGTERM)))
-        assert ["--systemd-cgroup kill --all c 15"] == fake.calls()
+            await plain(["kill", "--all"], str(int(signal.SIGTERM)))
+        assert ["--systemd-cgroup (no log) kill --all c 15"] == fake.calls()
         assert f"{fake.root}/ns/c" == command(fake).state_directory

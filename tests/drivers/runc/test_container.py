@@ -63,8 +63,10 @@ async def test_a_life(tmp_path: Path) -> None:
         await container.release()
         assert before == open_fds()
         create = "create --bundle BUNDLE --pid-file BUNDLE/init.pid c"
-        kills = ["kill c 0", "kill --all c 15", "kill c 9"]
-        expected = [create, "start c", "ps --format json c", *kills, "delete c"]
+        # What may run beside another call leaves that one's log alone.
+        beside = ["ps --format json c", "kill c 0", "kill --all c 15", "kill c 9"]
+        beside = [f"(no log) {call}" for call in beside]
+        expected = [create, "start c", *beside, "delete c"]
         assert expected == fake.calls()
 
 
@@ -136,7 +138,7 @@ async def test_a_failed_create_leaves_nothing(
             await fake.create(Streams(stdout=str(tmp_path / "out")))
         assert before == open_fds()
         assert not fake.state.exists()
-        assert ("mkdir" in script) == ("delete --force c" in fake.calls())
+        assert ("mkdir" in script) == ("(no log) delete --force c" in fake.calls())
 
 
 @as_shim

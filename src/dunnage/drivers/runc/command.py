@@ -87,8 +87,10 @@ class Command:
         if completed.status != 0:
             raise _failure(prefix, log, offset, self._failed(completed))
 
-    async def plain(self, arguments: Sequence[str], log: str, *after: str) -> bytes:
+    async def plain(self, arguments: Sequence[str], *after: str) -> bytes:
         """Run a command that reports its failure on stderr; ``after`` follows the id.
+
+        It may run beside another command, whose log it leaves alone.
 
         Returns:
             What it said on stdout.
@@ -98,7 +100,7 @@ class Command:
         """
         try:
             # Without a log, runc adds a level and a time to what it says on stderr.
-            argv = [*self._argv(arguments, log), *after]
+            argv = [*self._argv(arguments, os.devnull), *after]
             completed = await self._children.run(argv, env=self._env)
         except OSError as error:
             raise Unknown(texts.unstartable(error)) from error

@@ -148,7 +148,7 @@ class RuncContainer(_RuncProcess, Container):
             # create is somebody else's container of that id.
             if not existed and os.path.exists(state):
                 with contextlib.suppress(DunnageError):
-                    await self._command.plain(["delete", "--force"], self._log)
+                    await self._command.plain(["delete", "--force"])
             with contextlib.suppress(DunnageError):
                 await self.release()
             raise
@@ -167,7 +167,7 @@ class RuncContainer(_RuncProcess, Container):
     async def kill(self, signum: int, *, everything: bool = False) -> None:
         arguments = ["kill", *(["--all"] if everything else [])]
         try:
-            await self._command.plain(arguments, self._log, str(signum))
+            await self._command.plain(arguments, str(signum))
         except Unknown as error:
             state = self._command.state_directory
             raise texts.kill_failure(error.message, state) from error
@@ -190,7 +190,7 @@ class RuncContainer(_RuncProcess, Container):
                 raise Unknown(f"failed rootfs umount: {error}") from error
 
     async def pids(self) -> list[int]:
-        said = await self._command.plain(["ps", "--format", "json"], self._log)
+        said = await self._command.plain(["ps", "--format", "json"])
         return [int(pid) for pid in json.loads(said) or []]
 
     def add_exec(self, exec_id: str, spec: bytes, streams: Streams) -> Process:
