@@ -115,8 +115,9 @@ def test_unknown_and_taken_execs() -> None:
         with pytest.raises(NotFound, match="process does not exist e"):
             ask("e")
     with task.adding("e") as adding:
-        with pytest.raises(AlreadyExists):
-            task.adding("e")
+        for taken in ("e", INIT, "c"):  # an exit of "c" would be taken for init's
+            with pytest.raises(AlreadyExists, match=f"id {taken}"):
+                task.adding(taken)
         with pytest.raises(NotFound):
             task.snapshot("e")
         assert not task.exec_ids

@@ -106,11 +106,13 @@ class Task:
         """Reserve ``exec_id`` and begin to add the exec.
 
         Raises:
-            AlreadyExists: the id is taken, or being added.
+            AlreadyExists: the id is taken, or being added, or is the container's.
             FailedPrecondition: the task is being deleted.
             DunnageError: init's state does not admit an exec.
         """
-        if exec_id in self._processes:
+        # The container's id is taken too: an exit of that name is init's to everybody.
+        # (The Go shim admits it, and its clients lose the container when it ends.)
+        if exec_id in self._processes or exec_id == self.id:
             raise AlreadyExists(f"id {exec_id}")
         self._refuse_while_deleting()
         self._check(INIT, Op.EXEC)
