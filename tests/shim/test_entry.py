@@ -237,6 +237,13 @@ class FakeContainer(FakeProcess, Container):
     def __init__(self) -> None:
         super().__init__(pid=7)
         self.execs: dict[str, FakeProcess] = {}
+        self.kills_of_all = 0
+        self.on_kill_of_all: Callable[[], None] = lambda: None
+
+    async def kill(self, signum: int, *, everything: bool = False) -> None:
+        assert (9, True) == (signum, everything)
+        self.kills_of_all += 1
+        self.on_kill_of_all()
 
     def add_exec(self, exec_id: str, _spec: bytes, _streams: Streams) -> Process:
         return self.execs.setdefault(exec_id, FakeProcess())
@@ -309,3 +316,30 @@ async def test_a_runtime_that_hangs_withholds_no_exit_for_ever(
     await service.settled()
     deleted = await service.delete(pb.DeleteRequest(id="c"), context)
     assert 9 == deleted.exit_status
+
+
+@in_loop
+async def test_an_exec_that_comes_after_the_kill_is_killed_too(tmp_path: Path) -> None:
+    """In a shared pid namespace it would live on, and withhold init's exit as long."""
+    told = Told()
+    service, init, context = told.service, told.driver.container, Context()
+    (tmp_path / "config.json").write_text('{"linux": {"namespaces": []}}')
+    await service.create(pb.CreateTaskRequest(id="c", bundle=str(tmp_path)), context)
+    init.gate.set()
+    await service.start(pb.StartRequest(id="c"), context)
+    await service.exec(pb.ExecProcessRequest(id="c", exec_id="e"), context)
+    request = pb.StartRequest(id="c", exec_id="e")
+    start = asyncio.create_task(service.start(request, context))
+    await turns()
+    init.die(9)
+    await turns()
+    assert 1 == init.kills_of_all
+
+    init.on_kill_of_all = lambda: init.execs["e"].die(137)
+    init.execs["e"].gate.set()
+    await start
+    await told.until(lambda: isinstance(told.said[-1], TaskExit))
+    await service.settled()
+    assert 2 == init.kills_of_all
+    exits = [event.id for event in told.said if isinstance(event, TaskExit)]
+    assert ["e", "c"] == exits

@@ -169,6 +169,10 @@ class TaskService:
                 if exec_id in entry.task.exec_ids and entry.task.is_over(exec_id):
                     entry.never_lived(exec_id)
                 raise
+            if entry.task.init_is_dead and exec_id and entry.task.is_running(exec_id):
+                # Too late for the kill that followed init's death: it would live on
+                # in a shared pid namespace, and withhold init's exit as long.
+                self._end_the_others(entry)
         return pb.StartResponse(pid=process.pid)
 
     async def delete(self, request: pb.DeleteRequest, _: Context) -> pb.DeleteResponse:
@@ -328,10 +332,12 @@ class TaskService:
         except (OSError, DunnageError):
             shares = True
         if shares:
-            entry.killing = self._start_work(self._kill_all(entry))
+            entry.killing = self._start_work(self._kill_all(entry, entry.killing))
 
-    async def _kill_all(self, entry: Entry) -> None:
+    async def _kill_all(self, entry: Entry, earlier: asyncio.Task[None] | None) -> None:
         assert entry.container, "what has died was there"
+        if earlier:
+            await earlier
         try:
             await entry.container.kill(_SIGKILL, everything=True)
         except NotFound:
