@@ -108,6 +108,10 @@ class OutOfRange(DunnageError):
     suffix = "out of range"
 
 
+class EndOfStream(OutOfRange):
+    """The peer sends no more messages on this stream: the end that was meant."""
+
+
 class Unimplemented(DunnageError):
     """Not offered here."""
 

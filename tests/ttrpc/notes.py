@@ -7,8 +7,8 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Self, TypeVar
 
-from dunnage.ttrpc.frames import Frame, FrameType, encode_frame
-from dunnage.ttrpc.services import Method
+from dunnage.ttrpc.frames import Flag, Frame, FrameType, encode_frame
+from dunnage.ttrpc.services import Kind, Method
 from dunnage.ttrpc.status_pb2 import Status
 from dunnage.ttrpc.wire_pb2 import Request, Response
 
@@ -36,6 +36,12 @@ class Note:
 
 ECHO = Method("notes.Notes", "Echo", Note, Note)
 HOLD = Method("notes.Notes", "Hold", Note, Note)
+COUNT = Method("notes.Notes", "Count", Note, Note, Kind.SERVER_STREAM)
+JOIN = Method("notes.Notes", "Join", Note, Note, Kind.CLIENT_STREAM)
+CHAT = Method("notes.Notes", "Chat", Note, Note, Kind.BOTH_STREAM)
+
+LAST = Flag.REMOTE_CLOSED | Flag.NO_DATA
+"""The flags of a data frame that only says that no more will come."""
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:
@@ -55,12 +61,21 @@ async def wait_until(condition: Callable[[], object]) -> None:
 
 
 def request_frame(
-    stream_id: int, service: str = "s", method: str = "m", payload: bytes = b""
+    stream_id: int,
+    service: str = "s",
+    method: str = "m",
+    payload: bytes = b"",
+    flags: int = 0,
 ) -> bytes:
-    """Return a unary request as bytes."""
+    """Return a request as bytes; a unary one unless there are flags."""
     request = Request(service=service, method=method, payload=payload)
     data = request.SerializeToString()
-    return encode_frame(Frame(stream_id, FrameType.REQUEST, 0, data))
+    return encode_frame(Frame(stream_id, FrameType.REQUEST, flags, data))
+
+
+def data_frame(stream_id: int, payload: bytes = b"", flags: int = 0) -> bytes:
+    """Return one message of a stream as bytes."""
+    return encode_frame(Frame(stream_id, FrameType.DATA, flags, payload))
 
 
 def response_frame(stream_id: int, payload: bytes = b"") -> bytes:

@@ -9,6 +9,7 @@ import pytest
 from dunnage.errors import (
     DataLoss,
     DunnageError,
+    EndOfStream,
     LocalProtocolError,
     NotFound,
     RemoteProtocolError,
@@ -16,7 +17,12 @@ from dunnage.errors import (
     Unknown,
 )
 from dunnage.ttrpc.connection import ClientConnection, Connection, ServerConnection
-from dunnage.ttrpc.events import CallFailed, RequestReceived, ResponseReceived
+from dunnage.ttrpc.events import (
+    CallFailed,
+    RequestReceived,
+    ResponseReceived,
+    StreamReadable,
+)
 from dunnage.ttrpc.frames import (
     MAX_DATA_BYTES,
     Flag,
@@ -25,9 +31,10 @@ from dunnage.ttrpc.frames import (
     FrameType,
     encode_frame,
 )
+from dunnage.ttrpc.services import Kind
 from dunnage.ttrpc.wire_pb2 import Response
 
-from .notes import error_frame, request_frame, response_frame
+from .notes import LAST, data_frame, error_frame, request_frame, response_frame
 from .test_events import CONNECT, CONNECT_DATA
 
 CONNECT_FRAME = bytes.fromhex("00000055 00000001 01 00") + CONNECT_DATA
@@ -301,6 +308,222 @@ class TestClient:
             client.send_request("s", "m", b"")
 
 
+def opened(stream_id: int = 1) -> ServerConnection:
+    """Return a server with an open stream."""
+    server = ServerConnection()
+    data = request_frame(stream_id, flags=Flag.REMOTE_OPEN)
+    (event,) = server.receive_data(data)
+    assert RequestReceived(stream_id, "s", "m", is_open=True) == event
+    return server
+
+
+class TestServerStreams:
+    """Streams as the called end sees them."""
+
+    def test_messages_and_the_end(self) -> None:
+        """Messages are taken in order, then the end; nothing is there before."""
+        server = opened()
+        assert server.take(1) is None
+        data = data_frame(1, b"a") + data_frame(1) + data_frame(1, flags=LAST)
+        assert [StreamReadable(1)] * 3 == server.receive_data(data)
+        assert [b"a", b""] == [server.take(1), server.take(1)]
+        with pytest.raises(EndOfStream):
+            server.take(1)
+        assert set(server.in_flight) == {1}
+
+    def test_the_last_message_may_say_so(self) -> None:
+        """A message with the flag of the end is a message and the end."""
+        server = opened()
+        data = data_frame(1, b"a", Flag.REMOTE_CLOSED)
+        assert [StreamReadable(1)] == server.receive_data(data)
+        assert server.take(1) == b"a"
+        with pytest.raises(EndOfStream):
+            server.take(1)
+
+    def test_a_frame_that_says_nothing(self) -> None:
+        """No message and no end is no event."""
+        assert [] == opened().receive_data(data_frame(1, flags=Flag.NO_DATA))
+
+    @pytest.mark.parametrize("flags", [0, Flag.REMOTE_CLOSED, 0xFF])
+    def test_a_request_that_is_not_open(self, flags: int) -> None:
+        """Only the flag of an open stream makes one."""
+        server = ServerConnection()
+        server.receive_data(request_frame(1, flags=flags))
+        with pytest.raises(EndOfStream):
+            server.take(1)
+        assert [] == server.receive_data(data_frame(1, b"x"))
+        assert [(1, 3, "StreamID is of a unary call")] == statuses_of(server)
+
+    def test_data_after_the_end(self) -> None:
+        """Data after the end fails the stream, with one answer."""
+        server = opened()
+        data = data_frame(1, flags=LAST) + data_frame(1, b"x")
+        readable, failed = server.receive_data(data)
+        assert readable == StreamReadable(1)
+        assert isinstance(failed, CallFailed)
+        assert [(1, 3, "data after its stream's end")] == statuses_of(server)
+        assert not server.in_flight
+
+    def test_data_that_is_too_long(self) -> None:
+        """A message that had to be skipped fails its stream: no hole goes unseen."""
+        server = opened()
+        length = MAX_DATA_BYTES + 1
+        head = struct.pack(">IIBB", length, 1, FrameType.DATA, 0)
+        (event,) = server.receive_data(head + bytes(length))
+        assert isinstance(event, CallFailed)
+        assert [(1, 8, TOO_LONG.format(length))] == statuses_of(server)
+
+    def test_replies(self) -> None:
+        """Messages and the end have the bytes of the Go server's."""
+        server = opened()
+        server.send_message(1, b"a")
+        server.send_message(1, b"")
+        server.end_stream(1)
+        expected = data_frame(1, b"a") + data_frame(1) + data_frame(1, flags=LAST)
+        assert expected == output_of(server)
+        with pytest.raises(LocalProtocolError):
+            server.send_message(1, b"late")
+
+    def test_a_message_that_is_too_long(self) -> None:
+        """A message above 4 MiB is refused here, and the stream goes on."""
+        server = opened()
+        with pytest.raises(ResourceExhausted):
+            server.send_message(1, bytes(MAX_DATA_BYTES + 1))
+        server.send_message(1, bytes(MAX_DATA_BYTES))
+        assert MAX_DATA_BYTES + 10 == server.queued_bytes
+
+    def test_closed_input(self) -> None:
+        """A method that takes no messages can refuse them."""
+        server = opened()
+        server.close_input(1)
+        assert [] == server.receive_data(data_frame(1, b"x"))
+        assert [(1, 3, "StreamID is of a unary call")] == statuses_of(server)
+
+    def test_the_id_of_an_answered_stream(self) -> None:
+        """After its answer a stream is unknown, whatever the peer still sends."""
+        server = opened()
+        server.send_response(1, b"")
+        output_of(server)
+        assert [] == server.receive_data(data_frame(1, b"x"))
+        assert [(1, 3, "StreamID is no longer active")] == statuses_of(server)
+
+
+class TestClientStreams:
+    """Streams as the calling end sees them."""
+
+    @pytest.mark.parametrize(
+        ("kind", "flags"),
+        [
+            (Kind.UNARY, 0),
+            (Kind.SERVER_STREAM, Flag.REMOTE_CLOSED),
+            (Kind.CLIENT_STREAM, Flag.REMOTE_OPEN),
+            (Kind.BOTH_STREAM, Flag.REMOTE_OPEN),
+        ],
+    )
+    def test_what_opens(self, kind: Kind, flags: int) -> None:
+        """The request says by its flags what will follow."""
+        client = ClientConnection()
+        client.send_request("s", "m", b"", kind=kind)
+        assert request_frame(1, flags=flags) == output_of(client)
+
+    def test_what_is_sent(self) -> None:
+        """Messages go out one by one, and the end by itself."""
+        client = ClientConnection()
+        client.send_request("s", "m", b"", kind=Kind.CLIENT_STREAM)
+        output_of(client)
+        client.send_message(1, b"a")
+        client.end_messages(1)
+        assert data_frame(1, b"a") + data_frame(1, flags=LAST) == output_of(client)
+        with pytest.raises(LocalProtocolError):
+            client.end_messages(1)
+        for stream_id in (1, 3):
+            with pytest.raises(LocalProtocolError):
+                client.send_message(stream_id, b"late")
+
+    def test_one_reply(self) -> None:
+        """The response to a stream of requests is its one message."""
+        client = ClientConnection()
+        client.send_request("s", "m", b"", kind=Kind.CLIENT_STREAM)
+        assert [StreamReadable(1)] == client.receive_data(response_frame(1, b"sum"))
+        assert client.take(1) == b"sum"
+        with pytest.raises(EndOfStream):
+            client.take(1)
+        assert not client.in_flight
+
+    def test_more_than_one_reply(self) -> None:
+        """Data where one reply is due is the peer's fault."""
+        client = ClientConnection()
+        client.send_request("s", "m", b"", kind=Kind.CLIENT_STREAM)
+        assert [StreamReadable(1)] == client.receive_data(data_frame(1, b"x"))
+        with pytest.raises(RemoteProtocolError):
+            client.take(1)
+
+    @pytest.mark.parametrize(
+        "end",
+        [
+            data_frame(1, b"b") + data_frame(1, flags=LAST),
+            data_frame(1, b"b", Flag.REMOTE_CLOSED),
+            response_frame(1, b"b"),
+        ],
+    )
+    def test_many_replies(self, end: bytes) -> None:
+        """All the ways in which servers end a stream are the same to us."""
+        client = ClientConnection()
+        client.send_request("s", "m", b"", kind=Kind.SERVER_STREAM)
+        client.receive_data(data_frame(1, b"a") + end + data_frame(1, b"late"))
+        assert [b"a", b"b"] == [client.take(1), client.take(1)]
+        with pytest.raises(EndOfStream):
+            client.take(1)
+        assert not client.in_flight
+
+    def test_an_error_after_messages(self) -> None:
+        """What came before an error is taken before it; sending raises it at once."""
+        client = ClientConnection()
+        client.send_request("s", "m", b"", kind=Kind.BOTH_STREAM)
+        data = data_frame(1, b"a") + error_frame(1, 5, "x: not found")
+        assert [StreamReadable(1)] * 2 == client.receive_data(data)
+        with pytest.raises(NotFound):
+            client.send_message(1, b"")
+        assert client.take(1) == b"a"
+        with pytest.raises(NotFound, match=r"^x$"):
+            client.take(1)
+        client.end_messages(1)  # harmless: who ends cannot know yet
+
+    def test_frames_that_cannot_be_used(self) -> None:
+        """Garbage and what is too long fail the stream; the unknown is ignored."""
+        client = ClientConnection()
+        for _ in range(3):
+            client.send_request("s", "m", b"", kind=Kind.SERVER_STREAM)
+        length = MAX_DATA_BYTES + 1
+        client.receive_data(
+            encode_frame(Frame(1, FrameType.RESPONSE, 0, b"\xff"))
+            + struct.pack(">IIBB", length, 3, FrameType.DATA, 0)
+            + bytes(length)
+            + encode_frame(Frame(5, 77))
+            + data_frame(5, flags=Flag.NO_DATA)
+        )
+        with pytest.raises(RemoteProtocolError):
+            client.take(1)
+        with pytest.raises(ResourceExhausted):
+            client.take(3)
+        assert (client.take(5), client.in_flight) == (None, {5})
+
+    def test_given_up(self) -> None:
+        """A stream that was given up drops what comes, and says why."""
+        client = ClientConnection()
+        client.send_request("s", "m", b"", kind=Kind.SERVER_STREAM)
+        client.receive_data(data_frame(1, b"a"))
+        client.give_up(1, ResourceExhausted("full"))
+        assert [] == client.receive_data(data_frame(1, b"b"))
+        assert client.take(1) == b"a"
+        with pytest.raises(ResourceExhausted):
+            client.take(1)
+        client.abandon(1)
+        client.give_up(1, ResourceExhausted("full"))
+        with pytest.raises(EndOfStream):
+            client.take(1)
+
+
 class TestMisuse:
     """The caller's own faults."""
 
@@ -391,6 +614,36 @@ class TestHandover:
         assert expected == second.receive_data(response_frame(3, b"x")[5:])
         assert (second.in_flight, second.send_request("s", "m", b"")) == ({1}, 5)
 
+    def test_a_server_in_the_middle_of_a_stream(self) -> None:
+        """A successor has what was unread, and goes on in both directions."""
+        first = opened()
+        first.receive_data(data_frame(1, b"a") + data_frame(1, b"b")[:5])
+        second = ServerConnection.from_bytes(first.to_bytes())
+        assert second.in_flight == first.in_flight
+        second.receive_data(data_frame(1, b"b")[5:] + data_frame(1, flags=LAST))
+        assert [b"a", b"b"] == [second.take(1), second.take(1)]
+        with pytest.raises(EndOfStream):
+            second.take(1)
+        second.end_stream(1)
+        assert data_frame(1, flags=LAST) == output_of(second)
+
+    def test_a_client_in_the_middle_of_a_stream(self) -> None:
+        """A successor has what was unread, and goes on in both directions."""
+        first = ClientConnection()
+        first.send_request("s", "m", b"", kind=Kind.BOTH_STREAM)
+        first.send_request("s", "m", b"", kind=Kind.CLIENT_STREAM)
+        first.receive_data(data_frame(1, b"a"))
+        second = ClientConnection.from_bytes(first.to_bytes())
+        output_of(second)
+        second.send_message(3, b"x")
+        assert data_frame(3, b"x") == output_of(second)
+        second.receive_data(data_frame(1, flags=LAST) + data_frame(3, b"wrong"))
+        assert second.take(1) == b"a"
+        with pytest.raises(EndOfStream):
+            second.take(1)
+        with pytest.raises(RemoteProtocolError):
+            second.take(3)
+
     def test_in_the_middle_of_a_skip(self) -> None:
         """A successor ends the skip of a frame that was too long."""
         length = MAX_DATA_BYTES + 1
@@ -403,7 +656,7 @@ class TestHandover:
 
     @pytest.mark.parametrize(
         "data",
-        [b"", b"{}", b"[]", b"\xff", ClientConnection().to_bytes(), b'{"version": 2}'],
+        [b"", b"{}", b"[]", b"\xff", ClientConnection().to_bytes(), b'{"version": 3}'],
     )
     def test_what_is_no_state(self, data: bytes) -> None:
         """Anything else, the other end's state included, is DataLoss."""

@@ -7,9 +7,11 @@ Must not know: sockets, loops, clocks, which services exist, what a payload mean
 The contract in one sentence: whatever bytes come, in whatever chunks, you get events or
 `RemoteProtocolError`, nothing else; what the caller does wrong is `LocalProtocolError`.
 
-Only unary calls so far.
-A stream is a call that stays in flight over several frames: its state will take the
-place of the values of ``in_flight``, its frames will be further events.
+A stream is a call whose messages come in frames of their own: `StreamReadable` says
+that there is something, `take` gives it.
+There is no window in ttrpc: a peer may send what it likes.
+So whoever drives a connection asks `is_full` after each `StreamReadable`, and pauses,
+or gives that stream up.
 
 Invariant (one-answer): a call in flight leaves that state with its one answer, and no
 answer goes out for a call that is not in flight.
@@ -29,6 +31,8 @@ from google.protobuf.message import DecodeError
 
 from dunnage.errors import (
     DataLoss,
+    DunnageError,
+    EndOfStream,
     InvalidArgument,
     LocalProtocolError,
     RemoteProtocolError,
@@ -41,18 +45,22 @@ from .events import (
     CallFailed,
     RequestReceived,
     ResponseReceived,
+    StreamReadable,
     decode_request,
     encode_request,
 )
 from .frames import (
     MAX_DATA_BYTES,
     AnyFrame,
+    Flag,
     Frame,
     FrameBuffer,
     FrameType,
     OversizedFrame,
     encode_frame,
 )
+from .services import Kind
+from .streams import Incoming
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -60,10 +68,18 @@ if TYPE_CHECKING:
 
 _MAX_STREAM_ID: Final = 0xFFFF_FFFF
 _MAX_CODE: Final = 0x7FFF_FFFF
-_STATE_VERSION: Final = 1
+_STATE_VERSION: Final = 2
 
 # How much is offered to the socket at once: about what a unix socket takes.
 _WRITE_BYTES: Final = 256 << 10
+
+_OPENING: Final = {
+    Kind.UNARY: 0,
+    Kind.SERVER_STREAM: Flag.REMOTE_CLOSED,
+    Kind.CLIENT_STREAM: Flag.REMOTE_OPEN,
+    Kind.BOTH_STREAM: Flag.REMOTE_OPEN,
+}
+_LAST: Final = Flag.REMOTE_CLOSED | Flag.NO_DATA
 
 
 class Connection:
@@ -72,6 +88,7 @@ class Connection:
     def __init__(self) -> None:
         self._frames = FrameBuffer()
         self._output = bytearray()
+        self._streams: dict[int, Incoming] = {}
         self._is_ended = False
 
     def receive_eof(self) -> None:
@@ -84,6 +101,25 @@ class Connection:
         self._is_ended = True
         if self._frames.unread:
             raise RemoteProtocolError("the connection ended in the middle of a frame")
+
+    def take(self, stream_id: int) -> bytes | None:
+        """Return the next message of a stream; None if it has not come yet.
+
+        Also after the connection has ended: what came before counts.
+
+        Raises:
+            EndOfStream: There are no more, or this call receives no stream.
+            DunnageError: What ended the stream before its time.
+        """
+        incoming = self._streams.get(stream_id)
+        if incoming is None:
+            raise EndOfStream(f"nothing comes on stream {stream_id}")
+        return incoming.take()
+
+    def is_full(self, stream_id: int) -> bool:
+        """Tell whether more is unread on a stream than should be."""
+        incoming = self._streams.get(stream_id)
+        return incoming is not None and incoming.is_full
 
     @property
     def queued_bytes(self) -> int:
@@ -109,8 +145,15 @@ class Connection:
         self._frames.feed(data)
         return self._frames
 
-    def _queue(self, stream_id: int, kind: FrameType, data: bytes) -> None:
-        self._output += encode_frame(Frame(stream_id, kind, 0, data))
+    def _queue(
+        self, stream_id: int, kind: FrameType, data: bytes, flags: int = 0
+    ) -> None:
+        self._output += encode_frame(Frame(stream_id, kind, flags, data))
+
+    def _queue_message(self, stream_id: int, payload: bytes) -> None:
+        if len(payload) > MAX_DATA_BYTES:
+            raise _too_long(len(payload))
+        self._queue(stream_id, FrameType.DATA, payload)
 
     def _expect_open(self) -> None:
         if self._is_ended:
@@ -125,6 +168,10 @@ class Connection:
             "dropped_bytes": self._frames.dropped_bytes,
             "output": _to_text(bytes(self._output)),
             "calls": calls,
+            "streams": [
+                [stream_id, incoming.to_state()]
+                for stream_id, incoming in self._streams.items()
+            ],
         }
         return json.dumps(state).encode()
 
@@ -134,6 +181,8 @@ class Connection:
             raise DataLoss(f"not the state of a {role} connection")
         self._frames = FrameBuffer(_from_text(state["unread"]), state["dropped_bytes"])
         self._output += _from_text(state["output"])
+        for stream_id, incoming in state["streams"]:
+            self._streams[stream_id] = Incoming.from_state(incoming)
         return state["calls"]
 
 
@@ -141,7 +190,9 @@ class ServerConnection(Connection):
     """The end that is called.
 
     Refuses by itself what the protocol knows to be wrong; every `RequestReceived` is
-    to be answered, with `send_response` or `send_error`, in any order.
+    to be answered, with `send_response`, `send_error` or `end_stream`, in any order,
+    unless `CallFailed` comes first.
+    Before `end_stream` any number of messages may go out with `send_message`.
     """
 
     def __init__(self) -> None:
@@ -168,7 +219,27 @@ class ServerConnection(Connection):
         self._finish(stream_id)
         self._refuse(stream_id, code, text)
 
-    def receive_data(self, data: bytes) -> list[RequestReceived]:
+    def send_message(self, stream_id: int, payload: bytes) -> None:
+        """Send one message of a stream of responses.
+
+        Raises:
+            ResourceExhausted: It is too long; nothing was queued.
+        """
+        self._expect_in_flight(stream_id)
+        self._queue_message(stream_id, payload)
+
+    def end_stream(self, stream_id: int) -> None:
+        """Answer a request with the end of its stream of responses."""
+        self._finish(stream_id)
+        self._queue(stream_id, FrameType.DATA, b"", _LAST)
+
+    def close_input(self, stream_id: int) -> None:
+        """Refuse messages on a stream, because its method takes none."""
+        self._streams.pop(stream_id, None)
+
+    def receive_data(
+        self, data: bytes
+    ) -> list[RequestReceived | StreamReadable | CallFailed]:
         """Take bytes that came from the peer; return what they mean, in order."""
         events = map(self._maybe_event, self._frames_of(data))
         return [event for event in events if event is not None]
@@ -176,7 +247,7 @@ class ServerConnection(Connection):
     def to_bytes(self) -> bytes:
         """Return the whole state, for a successor to carry on from."""
         calls = [
-            [stream_id, _to_text(encode_request(request))]
+            [stream_id, _to_text(encode_request(request)), request.is_open]
             for stream_id, request in self._in_flight.items()
         ]
         return self._dump("server", calls)
@@ -186,13 +257,17 @@ class ServerConnection(Connection):
         """Return the connection of which `to_bytes` gave ``data``; else `DataLoss`."""
         new = cls()
         with _damage_as_data_loss():
-            for stream_id, call in new._load("server", data):
-                request = decode_request(stream_id, _from_text(call))
+            for stream_id, call, is_open in new._load("server", data):
+                request = decode_request(stream_id, _from_text(call), is_open=is_open)
                 new._in_flight[stream_id] = request
         return new
 
-    def _maybe_event(self, frame: AnyFrame) -> RequestReceived | None:
+    def _maybe_event(
+        self, frame: AnyFrame
+    ) -> RequestReceived | StreamReadable | CallFailed | None:
         stream_id = frame.stream_id
+        if frame.type == FrameType.DATA and stream_id in self._streams:
+            return self._maybe_message(frame)
         if isinstance(frame, OversizedFrame):
             error = _too_long(frame.length)
             self._refuse(stream_id, error.code, error.message)
@@ -205,7 +280,7 @@ class ServerConnection(Connection):
                 "StreamID must be odd for client initiated streams",
             )
         elif frame.type == FrameType.REQUEST:
-            return self._maybe_request(stream_id, frame.data)
+            return self._maybe_request(stream_id, frame.flags, frame.data)
         else:
             # containerd's server (ttrpc 1.2.8) crashes on the first of the two.
             is_unary = stream_id in self._in_flight
@@ -213,7 +288,26 @@ class ServerConnection(Connection):
             self._refuse(stream_id, InvalidArgument.code, f"StreamID {text}")
         return None
 
-    def _maybe_request(self, stream_id: int, data: bytes) -> RequestReceived | None:
+    def _maybe_message(self, frame: AnyFrame) -> StreamReadable | CallFailed | None:
+        stream_id = frame.stream_id
+        incoming = self._streams[stream_id]
+        if isinstance(frame, OversizedFrame):
+            # A stream with a hole is not what the peer said.
+            return self._fail(stream_id, _too_long(frame.length))
+        if incoming.is_ended:
+            return self._fail(stream_id, InvalidArgument("data after its stream's end"))
+        if not _feed(incoming, frame):
+            return None
+        return StreamReadable(stream_id)
+
+    def _fail(self, stream_id: int, error: DunnageError) -> CallFailed:
+        self._finish(stream_id)
+        self._refuse(stream_id, error.code, error.message)
+        return CallFailed(stream_id, error)
+
+    def _maybe_request(
+        self, stream_id: int, flags: int, data: bytes
+    ) -> RequestReceived | None:
         # Ids that do not increase are let pass, as by ttrpc before 1.2: the rule
         # protects nothing, and the clients of that time raced.
         if stream_id in self._in_flight:
@@ -224,19 +318,26 @@ class ServerConnection(Connection):
             )
             return None
         try:
-            event = decode_request(stream_id, data)
+            event = decode_request(stream_id, data, is_open=_is_opening(flags))
         except DecodeError as error:
             self._refuse(
                 stream_id, InvalidArgument.code, f"unmarshal request error: {error}"
             )
             return None
         self._in_flight[stream_id] = event
+        if event.is_open:
+            self._streams[stream_id] = Incoming()
         return event
 
-    def _finish(self, stream_id: int) -> None:
+    def _expect_in_flight(self, stream_id: int) -> None:
         self._expect_open()
-        if self._in_flight.pop(stream_id, None) is None:
+        if stream_id not in self._in_flight:
             raise LocalProtocolError(f"no request is in flight on stream {stream_id}")
+
+    def _finish(self, stream_id: int) -> None:
+        self._expect_in_flight(stream_id)
+        del self._in_flight[stream_id]
+        self._streams.pop(stream_id, None)
 
     def _refuse(self, stream_id: int, code: int, text: str) -> None:
         status = status_pb2.Status(code=code, message=_to_utf8(text))
@@ -254,13 +355,18 @@ class ServerConnection(Connection):
 class ClientConnection(Connection):
     """The end that calls.
 
-    Every `send_request` is followed by one event with its stream id, unless it is
-    abandoned or the connection ends.
+    Every unary `send_request` is followed by one event with its stream id, unless it
+    is abandoned or the connection ends.
+    Any other is followed by any number of `StreamReadable`, until `take` raises the
+    end; `abandon` it then.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self._in_flight: set[int] = set()
+        # The streams on which we may say more, and those that a single message answers.
+        self._sending: set[int] = set()
+        self._single: set[int] = set()
         self._next_id = 1
 
     @property
@@ -276,8 +382,11 @@ class ClientConnection(Connection):
         *,
         timeout_ns: int = 0,
         metadata: Iterable[tuple[str, str]] = (),
+        kind: Kind = Kind.UNARY,
     ) -> int:
         """Call a method; return the stream id that its answer will have.
+
+        Where the client streams, the payload is no message unless it has bytes.
 
         Raises:
             ResourceExhausted: The request is too long, or all ids are used up; nothing
@@ -298,8 +407,37 @@ class ClientConnection(Connection):
             raise ResourceExhausted("this connection has used up its stream ids")
         self._next_id += 2
         self._in_flight.add(stream_id)
-        self._queue(stream_id, FrameType.REQUEST, data)
+        if kind is not Kind.UNARY:
+            self._open(stream_id, kind)
+        self._queue(stream_id, FrameType.REQUEST, data, _OPENING[kind])
         return stream_id
+
+    def send_message(self, stream_id: int, payload: bytes) -> None:
+        """Send one message of a stream of requests.
+
+        Raises:
+            EndOfStream: The peer has ended the whole stream; what it said is to be
+                taken.
+            DunnageError: What ended the stream before its time.
+            ResourceExhausted: The message is too long; nothing was queued.
+        """
+        self._expect_sending(stream_id)
+        self._streams[stream_id].expect_open()
+        self._queue_message(stream_id, payload)
+
+    def end_messages(self, stream_id: int) -> None:
+        """Say that no more requests come on a stream."""
+        self._expect_sending(stream_id)
+        self._sending.discard(stream_id)
+        if not self._streams[stream_id].is_ended:
+            # Never together with a message: the Go server refuses that (ttrpc 1.2).
+            self._queue(stream_id, FrameType.DATA, b"", _LAST)
+
+    def give_up(self, stream_id: int, error: DunnageError) -> None:
+        """Take nothing more on a stream; ``error`` is what it ends with."""
+        incoming = self._streams.get(stream_id)
+        if incoming is not None:
+            self._end(stream_id, incoming, error)
 
     def abandon(self, stream_id: int) -> None:
         """Forget a call: an answer that still comes is dropped.
@@ -307,15 +445,25 @@ class ClientConnection(Connection):
         The peer is not told: the protocol has no way to.
         """
         self._in_flight.discard(stream_id)
+        if self._streams.pop(stream_id, None) is not None:
+            self._sending.discard(stream_id)
+            self._single.discard(stream_id)
 
-    def receive_data(self, data: bytes) -> list[ResponseReceived | CallFailed]:
+    def receive_data(
+        self, data: bytes
+    ) -> list[ResponseReceived | StreamReadable | CallFailed]:
         """Take bytes that came from the peer; return what they mean, in order."""
         events = map(self._maybe_event, self._frames_of(data))
         return [event for event in events if event is not None]
 
     def to_bytes(self) -> bytes:
         """Return the whole state, for a successor to carry on from."""
-        calls = {"next_id": self._next_id, "in_flight": sorted(self._in_flight)}
+        calls = {
+            "next_id": self._next_id,
+            "in_flight": sorted(self._in_flight),
+            "sending": sorted(self._sending),
+            "single": sorted(self._single),
+        }
         return self._dump("client", calls)
 
     @classmethod
@@ -326,12 +474,30 @@ class ClientConnection(Connection):
             calls = new._load("client", data)
             new._next_id = calls["next_id"]
             new._in_flight.update(calls["in_flight"])
+            new._sending.update(calls["sending"])
+            new._single.update(calls["single"])
         return new
 
-    def _maybe_event(self, frame: AnyFrame) -> ResponseReceived | CallFailed | None:
+    def _open(self, stream_id: int, kind: Kind) -> None:
+        self._streams[stream_id] = Incoming()
+        if kind.client_streams:
+            self._sending.add(stream_id)
+        if not kind.server_streams:
+            self._single.add(stream_id)
+
+    def _expect_sending(self, stream_id: int) -> None:
+        self._expect_open()
+        if stream_id not in self._sending:
+            raise LocalProtocolError(f"no messages can be sent on stream {stream_id}")
+
+    def _maybe_event(
+        self, frame: AnyFrame
+    ) -> ResponseReceived | StreamReadable | CallFailed | None:
         stream_id = frame.stream_id
         if stream_id not in self._in_flight:
-            return None  # abandoned, or nothing that we know
+            return None  # abandoned, over, or nothing that we know
+        if stream_id in self._streams:
+            return self._maybe_message(frame)
         if isinstance(frame, OversizedFrame):
             event = CallFailed(stream_id, _too_long(frame.length))
         elif frame.type == FrameType.RESPONSE:
@@ -344,6 +510,34 @@ class ClientConnection(Connection):
         self._in_flight.remove(stream_id)
         return event
 
+    def _maybe_message(self, frame: AnyFrame) -> StreamReadable | None:
+        stream_id = frame.stream_id
+        incoming = self._streams[stream_id]
+        if isinstance(frame, OversizedFrame):
+            self._end(stream_id, incoming, _too_long(frame.length))
+        elif frame.type == FrameType.RESPONSE:
+            # The last message, of a stream too: so the Go client takes it.
+            event = self._response(stream_id, frame.data)
+            if isinstance(event, ResponseReceived):
+                incoming.put(event.payload)
+                incoming.end()
+            else:
+                incoming.end(event.error)
+        elif frame.type != FrameType.DATA:
+            return None
+        elif stream_id in self._single:
+            error = RemoteProtocolError("a call with one reply was answered by more")
+            self._end(stream_id, incoming, error)
+        elif not _feed(incoming, frame):
+            return None
+        elif incoming.is_ended:
+            self._in_flight.remove(stream_id)
+        return StreamReadable(stream_id)
+
+    def _end(self, stream_id: int, incoming: Incoming, error: DunnageError) -> None:
+        self._in_flight.discard(stream_id)
+        incoming.end(error)
+
     def _response(self, stream_id: int, data: bytes) -> ResponseReceived | CallFailed:
         self._in_flight.remove(stream_id)
         try:
@@ -355,6 +549,21 @@ class ClientConnection(Connection):
             status = response.status
             return CallFailed(stream_id, from_status(status.code, status.message))
         return ResponseReceived(stream_id, response.payload)
+
+
+def _is_opening(flags: int) -> bool:
+    return flags & (Flag.REMOTE_OPEN | Flag.REMOTE_CLOSED) == Flag.REMOTE_OPEN
+
+
+def _feed(incoming: Incoming, frame: Frame) -> bool:
+    """Take a data frame; return whether it said anything."""
+    has_message = not frame.flags & Flag.NO_DATA
+    is_last = bool(frame.flags & Flag.REMOTE_CLOSED)
+    if has_message:
+        incoming.put(frame.data)
+    if is_last:
+        incoming.end()
+    return has_message or is_last
 
 
 def _too_long(length: int) -> ResourceExhausted:

@@ -21,6 +21,7 @@ class RequestReceived:
     ``timeout_ns`` is the time the peer will wait from now: 0 is for ever, less than 0
     is over already.
     A key of ``metadata`` may come several times.
+    ``is_open`` says that messages may follow on this stream.
     """
 
     stream_id: int
@@ -29,11 +30,19 @@ class RequestReceived:
     payload: bytes = b""
     timeout_ns: int = 0
     metadata: tuple[tuple[str, str], ...] = ()
+    is_open: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class StreamReadable:
+    """A message, or the end, has come on a stream: `take` it, until it has no more."""
+
+    stream_id: int
 
 
 @dataclass(frozen=True, slots=True)
 class ResponseReceived:
-    """A call of ours succeeded."""
+    """A unary call of ours succeeded."""
 
     stream_id: int
     payload: bytes = b""
@@ -41,7 +50,11 @@ class ResponseReceived:
 
 @dataclass(frozen=True, slots=True)
 class CallFailed:
-    """A call of ours failed: the peer said so, or its answer cannot be used."""
+    """A call is over, without success.
+
+    A unary call of ours: the peer said so, or its answer cannot be used.
+    A stream that we serve: the peer broke a rule, and was answered with ``error``.
+    """
 
     stream_id: int
     error: DunnageError
@@ -59,7 +72,9 @@ def encode_request(request: RequestReceived) -> bytes:
     ).SerializeToString()
 
 
-def decode_request(stream_id: int, data: bytes) -> RequestReceived:
+def decode_request(
+    stream_id: int, data: bytes, *, is_open: bool = False
+) -> RequestReceived:
     """Return what a request frame says; protobuf's ``DecodeError`` if nothing."""
     request = wire_pb2.Request.FromString(data)
     return RequestReceived(
@@ -69,4 +84,5 @@ def decode_request(stream_id: int, data: bytes) -> RequestReceived:
         request.payload,
         request.timeout_nano,
         tuple((pair.key, pair.value) for pair in request.metadata),
+        is_open,
     )

@@ -37,7 +37,26 @@ class Kind(Enum):
     """Who sends how many messages in one call."""
 
     UNARY = "unary"
-    """One request, one response: the only kind so far."""
+    """One request, one response."""
+
+    CLIENT_STREAM = "client stream"
+    """Any number of requests, then one response."""
+
+    SERVER_STREAM = "server stream"
+    """One request, then any number of responses."""
+
+    BOTH_STREAM = "both stream"
+    """Any number of requests and of responses, each side at its own pace."""
+
+    @property
+    def client_streams(self) -> bool:
+        """Whether requests are a stream."""
+        return self in {Kind.CLIENT_STREAM, Kind.BOTH_STREAM}
+
+    @property
+    def server_streams(self) -> bool:
+        """Whether responses are a stream."""
+        return self in {Kind.SERVER_STREAM, Kind.BOTH_STREAM}
 
 
 Req = TypeVar("Req", bound=Message)

@@ -53,7 +53,8 @@ class RawServer:
         found: list[RequestReceived] = []
         while len(found) < count:
             data = await loop.sock_recv(self.sock, 65536)
-            found += self.connection.receive_data(data)
+            events = self.connection.receive_data(data)
+            found += [it for it in events if isinstance(it, RequestReceived)]
         return found
 
 

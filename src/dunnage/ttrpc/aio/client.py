@@ -1,5 +1,7 @@
 """The calling end: `Client.call` sends a request and waits for its answer.
 
+`Client.stream` does the same for methods whose requests or replies are streams.
+
 Must not know: how bytes are moved, frames.
 
 Invariant (each-call-ends): every call ends with its reply, an error of the peer, its
@@ -13,7 +15,7 @@ import asyncio
 import math
 import socket
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from dunnage.errors import (
     ConnectionBroken,
@@ -21,12 +23,15 @@ from dunnage.errors import (
     DeadlineExceeded,
     DunnageError,
     InvalidArgument,
+    LocalProtocolError,
     RemoteProtocolError,
 )
 from dunnage.ttrpc.connection import ClientConnection
-from dunnage.ttrpc.events import CallFailed, ResponseReceived
+from dunnage.ttrpc.events import CallFailed, ResponseReceived, StreamReadable
+from dunnage.ttrpc.services import Kind
 
 from .link import Link
+from .streams import ClientStream, same
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -53,6 +58,8 @@ class Client:
         self._loop = asyncio.get_running_loop()
         self._connection = ClientConnection()
         self._replies: dict[int, asyncio.Future[bytes]] = {}
+        self._streams: dict[int, ClientStream[Any, Any]] = {}
+        self._idle: asyncio.Future[None] | None = None
         self._link = Link(
             sock, self._connection, on_event=self._on_event, on_end=self._on_end
         )
@@ -109,16 +116,9 @@ class Client:
             ConnectionClosed: Likewise, and it was `close` that ended it.
             RemoteProtocolError: The reply is not what the method returns.
         """
-        self._expect_open()
-        if timeout_s is not None and timeout_s <= 0:
-            raise DeadlineExceeded(f"{method.full_name}: no time was left for it")
-        stream_id = self._connection.send_request(
-            method.service,
-            method.name,
-            request.SerializeToString(),
-            timeout_ns=_to_ns(timeout_s),
-            metadata=[(key.lower(), value) for key, value in metadata.items()],
-        )
+        if method.kind is not Kind.UNARY:
+            raise LocalProtocolError(f"{method.full_name} is to be called by stream()")
+        stream_id = self._send_request(method, request, timeout_s, metadata)
         reply = self._replies[stream_id] = self._loop.create_future()
         timer = None
         if timeout_s is not None:
@@ -133,6 +133,7 @@ class Client:
                 timer.cancel()
             self._replies.pop(stream_id, None)
             self._connection.abandon(stream_id)
+            self._look_for_the_end()
             # An error has this frame in its traceback: don't let it hold itself.
             del reply
         try:
@@ -142,15 +143,94 @@ class Client:
             text = f"{method.full_name}: the reply cannot be read: {error}"
             raise RemoteProtocolError(text) from error
 
+    def stream(
+        self,
+        method: Method[Req, Resp],
+        request: Req | None = None,
+        *,
+        timeout_s: float | None = None,
+        metadata: Mapping[str, str] = _NO_METADATA,
+    ) -> ClientStream[Resp, Req]:
+        """Call a method of which one side, or both, is a stream; use it by ``with``.
+
+        Args:
+            method: Not a unary one.
+            request: The one request, if the client does not stream; then it is a must.
+            timeout_s: For the whole stream; the peer is told.
+            metadata: As of `call`.
+
+        Raises:
+            DeadlineExceeded: There is no time left at all.
+            ConnectionBroken: The connection has ended.
+            ConnectionClosed: Likewise, and it was `close` that ended it.
+        """
+        if method.kind is Kind.UNARY:
+            raise LocalProtocolError(f"{method.full_name} is to be called by call()")
+        if method.kind.client_streams is (request is not None):
+            text = "takes its requests by send()" if request else "needs its request"
+            raise LocalProtocolError(f"{method.full_name} {text}")
+        stream_id = self._send_request(method, request, timeout_s, metadata)
+        deadline = None if timeout_s is None else self._loop.time() + timeout_s
+        stream = self._streams[stream_id] = ClientStream(
+            self._link, self._connection, stream_id, method, deadline, self._forget
+        )
+        self._link.flush()
+        return stream
+
+    async def shutdown(self, *, timeout_s: float) -> None:
+        """Let the calls in flight end, at most ``timeout_s``, then close.
+
+        New calls are refused meanwhile, with `ConnectionClosed`.
+        Cancelling it closes at once.
+        """
+        if self._idle is None:
+            self._idle = self._loop.create_future()
+        self._look_for_the_end()
+        try:
+            await asyncio.wait([self._idle], timeout=timeout_s)
+        finally:
+            self.close()
+
     def close(self) -> None:
         """End the connection; calls in flight fail with `ConnectionClosed`."""
         self._link.close()
 
-    def _expect_open(self) -> None:
+    def _send_request(
+        self,
+        method: Method[Req, Resp],
+        request: Req | None,
+        timeout_s: float | None,
+        metadata: Mapping[str, str],
+    ) -> int:
         if self._link.error is not None:
-            raise _same(self._link.error)
+            raise same(self._link.error)
+        if self._idle is not None:
+            raise ConnectionClosed("the connection is being closed")
+        if timeout_s is not None and timeout_s <= 0:
+            raise DeadlineExceeded(f"{method.full_name}: no time was left for it")
+        return self._connection.send_request(
+            method.service,
+            method.name,
+            b"" if request is None else request.SerializeToString(),
+            timeout_ns=_to_ns(timeout_s),
+            metadata=[(key.lower(), value) for key, value in metadata.items()],
+            kind=method.kind,
+        )
 
-    def _on_event(self, event: ResponseReceived | CallFailed) -> None:
+    def _forget(self, stream_id: int) -> None:
+        self._streams.pop(stream_id, None)
+        self._look_for_the_end()
+
+    def _look_for_the_end(self) -> None:
+        idle = self._idle
+        if idle is None or idle.done() or self._replies or self._streams:
+            return
+        idle.set_result(None)
+
+    def _on_event(self, event: ResponseReceived | StreamReadable | CallFailed) -> None:
+        if isinstance(event, StreamReadable):
+            self._streams[event.stream_id].wake()
+            return
         reply = self._replies.pop(event.stream_id)
         if reply.done():
             return  # cancelled or expired in this very step of the loop
@@ -163,7 +243,10 @@ class Client:
         replies, self._replies = self._replies, {}
         for reply in replies.values():
             if not reply.done():
-                reply.set_exception(_same(error))
+                reply.set_exception(same(error))
+        for stream in self._streams.values():
+            stream.wake()
+        self._look_for_the_end()
 
 
 def _socket_name(address: str) -> str:
@@ -202,11 +285,3 @@ def _to_ns(timeout_s: float | None) -> int:
     if timeout_s is None:
         return 0
     return max(1, int(min(timeout_s * 1e9, _MAX_TIMEOUT_NS)))
-
-
-def _same(error: DunnageError) -> DunnageError:
-    """Return the error anew: each call that fails has a traceback of its own."""
-    kind = ConnectionClosed if isinstance(error, ConnectionClosed) else ConnectionBroken
-    new = kind(error.message)
-    new.__cause__ = error.__cause__ or error
-    return new

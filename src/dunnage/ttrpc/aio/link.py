@@ -89,6 +89,7 @@ class Link(Generic[E]):
         self._loop = asyncio.get_running_loop()
         self._is_reading = False
         self._is_writing = False
+        self._holds = 0
         self._write_error: OSError | None = None
         self._drained: list[asyncio.Future[None]] = []
         self.error: DunnageError | None = None
@@ -127,6 +128,16 @@ class Link(Generic[E]):
             self._drained.append(future)
         return future
 
+    def hold(self) -> None:
+        """Read nothing more, until `release` was called as often."""
+        self._holds += 1
+        self._watch_input()
+
+    def release(self) -> None:
+        """Undo one `hold`."""
+        self._holds -= 1
+        self._watch_input()
+
     def close(self) -> None:
         """End the connection now; what was not written is lost."""
         self._end(ConnectionClosed("the connection was closed"))
@@ -142,8 +153,12 @@ class Link(Generic[E]):
             self._wake_drained()
 
     def _watch_input(self) -> None:
+        if self.error is not None:
+            return
         limit = self._queue_limit_bytes
-        is_wanted = limit is None or self._connection.queued_bytes < limit
+        is_wanted = not self._holds and (
+            limit is None or self._connection.queued_bytes < limit
+        )
         if is_wanted and not self._is_reading:
             self._loop.add_reader(self._fd, self._read)
         elif self._is_reading and not is_wanted:

@@ -29,17 +29,20 @@ from dunnage.errors import (
     Internal,
     LocalProtocolError,
     ProtocolError,
+    Unavailable,
     Unimplemented,
     Unknown,
 )
 from dunnage.ttrpc.connection import ServerConnection
+from dunnage.ttrpc.events import CallFailed, RequestReceived, StreamReadable
+from dunnage.ttrpc.services import Kind
 
 from .link import Link
+from .streams import ServerStream
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable, Coroutine, Mapping
 
-    from dunnage.ttrpc.events import RequestReceived
     from dunnage.ttrpc.services import Message, Method, Req, Resp
 
 _log: Final = logging.getLogger("dunnage.ttrpc")
@@ -70,7 +73,7 @@ class Context:
     ``metadata`` has lower-case keys; of a key that came several times, the first value.
     ``deadline`` is a time of the running loop's clock, after which nobody waits for the
     reply any more; None if the caller waits for ever.
-    A handler is not cancelled for it.
+    A handler is not cancelled for it; its stream, if it has one, fails when it is used.
     """
 
     metadata: Mapping[str, str] = field(default_factory=dict)
@@ -109,6 +112,27 @@ class Server:
         What it raises is the answer, too: a `DunnageError` goes out with its code and
         text, anything else is logged and answered as unknown (2).
         """
+        if method.kind is not Kind.UNARY:
+            raise LocalProtocolError(f"{method.full_name} is for register_stream()")
+        self._register(method, handler)
+
+    def register_stream(
+        self,
+        method: Method[Req, Resp],
+        handler: Callable[[ServerStream[Req, Resp], Context], Awaitable[Resp | None]],
+    ) -> None:
+        """Have ``handler`` answer a method of which one side, or both, is a stream.
+
+        It returns the reply where the client alone streams, else None: the end.
+        Messages that it has not received by then are dropped.
+        It is cancelled when its stream fails: the connection has ended, the peer broke
+        a rule, or the handler left more unread than it may.
+        """
+        if method.kind is Kind.UNARY:
+            raise LocalProtocolError(f"{method.full_name} is for register()")
+        self._register(method, handler)
+
+    def _register(self, method: Method[Any, Any], handler: _Handler) -> None:
         methods = self._services.setdefault(method.service, {})
         if method.name in methods:
             raise LocalProtocolError(f"{method.full_name} has a handler already")
@@ -159,6 +183,22 @@ class Server:
         waits = [session.link.drained() for session in self._sessions]
         if waits:
             await asyncio.wait(waits, timeout=timeout_s)
+
+    async def shutdown(self, *, timeout_s: float) -> None:
+        """Let the requests in flight be answered, at most ``timeout_s``, then close.
+
+        New connections and requests are refused meanwhile, the latter as unavailable.
+        Cancelling it leaves what is not answered to `close`.
+        """
+        self.stop_listening()
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout_s
+        for session in self._sessions:
+            session.is_leaving = True
+        if others := self._tasks - {asyncio.current_task()}:
+            await asyncio.wait(others, timeout=timeout_s)
+        await self.drain(timeout_s=max(0.0, deadline - loop.time()))
+        await self.close()
 
     async def close(self) -> None:
         """Close all sockets, cancel the handlers, and wait for them.
@@ -225,26 +265,54 @@ class _Session:
         self._tasks = tasks
         self._on_end = on_end
         self._running: set[asyncio.Task[None]] = set()
+        self._streams: dict[int, _Served] = {}
         self._connection = ServerConnection()
+        self.is_leaving = False
         self.link = Link(
             sock,
             self._connection,
-            on_event=self._begin,
+            on_event=self._on_event,
             on_end=self._end,
             queue_limit_bytes=_QUEUE_LIMIT_BYTES,
         )
 
+    def _on_event(self, event: RequestReceived | StreamReadable | CallFailed) -> None:
+        if isinstance(event, RequestReceived):
+            self._begin(event)
+        elif isinstance(event, CallFailed):
+            self._drop(event.stream_id, event.error)
+        elif served := self._streams.get(event.stream_id):
+            served.stream.wake()
+
     def _begin(self, request: RequestReceived) -> None:
+        stream_id = request.stream_id
+        if self.is_leaving:
+            text = "the server is shutting down"
+            self._connection.send_error(stream_id, Unavailable.code, text)
+            return
         found = _find(self._services, request)
         if isinstance(found, str):
-            self._connection.send_error(request.stream_id, Unimplemented.code, found)
+            self._connection.send_error(stream_id, Unimplemented.code, found)
             return
         method, handler = found
-        work = self._answer(request, method, handler, self._context(request))
+        context = self._context(request)
+        if method.kind is Kind.UNARY:
+            if request.is_open:
+                self._connection.close_input(stream_id)
+            _ = self._run(self._answer(request, method, handler, context))
+            return
+        stream: ServerStream[Any, Any] = ServerStream(
+            self.link, self._connection, request, method, context.deadline, self._fail
+        )
+        work = self._answer_stream(stream, method, handler, context)
+        self._streams[stream_id] = _Served(stream, self._run(work))
+
+    def _run(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = self._loop.create_task(work)
         for owner in (self._running, self._tasks):
             owner.add(task)
             task.add_done_callback(owner.discard)
+        return task
 
     async def _answer(
         self,
@@ -262,20 +330,61 @@ class _Session:
             return
         try:
             payload = _encode(await handler(message, context))
-        except DunnageError as error:
-            self._refuse(stream_id, error.code, error.wire_text)
-        except asyncio.CancelledError:
-            # The connection has ended, or else what the handler waited for was
-            # cancelled: then its caller must hear of it.
-            self._refuse(stream_id, Cancelled.code, Cancelled.suffix)
-            raise
-        except Exception as error:  # noqa: BLE001 - it is logged and answered
-            _log.error("the handler of %s failed", method.full_name, exc_info=error)
-            self._refuse(stream_id, Unknown.code, f"{type(error).__name__}: {error}")
+        except (Exception, asyncio.CancelledError) as error:
+            self._refuse(stream_id, *_status_of(error, method))
+            if isinstance(error, asyncio.CancelledError):
+                raise
         else:
             if self.link.error is None:
                 self._connection.send_response(stream_id, payload)
                 self.link.flush()
+
+    async def _answer_stream(
+        self,
+        stream: ServerStream[Any, Any],
+        method: Method[Any, Any],
+        handler: _Handler,
+        context: Context,
+    ) -> None:
+        stream_id = stream.stream_id
+        try:
+            reply = await handler(stream, context)
+            payload = b"" if method.kind.server_streams else _encode(reply)
+        except (Exception, asyncio.CancelledError) as error:
+            # Dropped means answered: the id may be another call's by now.
+            if self._forget(stream):
+                self._refuse(stream_id, *_status_of(error, method))
+            if isinstance(error, asyncio.CancelledError):
+                raise
+            return
+        if not self._forget(stream) or self.link.error is not None:
+            return
+        if method.kind.server_streams:
+            self._connection.end_stream(stream_id)
+        else:
+            self._connection.send_response(stream_id, payload)
+        self.link.flush()
+
+    def _forget(self, stream: ServerStream[Any, Any]) -> bool:
+        """Take a stream off the table; return whether it was still there."""
+        served = self._streams.get(stream.stream_id)
+        if served is None or served.stream is not stream:
+            return False
+        del self._streams[stream.stream_id]
+        stream.close(LocalProtocolError("this stream was answered"))
+        return True
+
+    def _fail(self, stream_id: int, error: DunnageError) -> None:
+        self._connection.send_error(stream_id, error.code, error.message)
+        self._drop(stream_id, error)
+        self.link.flush()
+
+    def _drop(self, stream_id: int, error: DunnageError) -> None:
+        """End the handler of a stream that was answered without it."""
+        served = self._streams.pop(stream_id, None)
+        if served is not None:
+            served.stream.close(error)
+            served.task.cancel()
 
     def _refuse(self, stream_id: int, code: int, text: str) -> None:
         if self.link.error is None:
@@ -294,9 +403,31 @@ class _Session:
     def _end(self, error: DunnageError) -> None:
         if isinstance(error, ProtocolError):
             _log.warning("lost a connection of %s: %s", self._peer, error)
+        for served in self._streams.values():
+            served.stream.wake()
         for task in self._running:
             task.cancel()
         self._on_end(self)
+
+
+@dataclass(frozen=True, slots=True)
+class _Served:
+    """A stream, and the task of its handler."""
+
+    stream: ServerStream[Any, Any]
+    task: asyncio.Task[None]
+
+
+def _status_of(error: BaseException, method: Method[Any, Any]) -> tuple[int, str]:
+    """Return the code and the text that answer what a handler raised."""
+    if isinstance(error, DunnageError):
+        return error.code, error.wire_text
+    if isinstance(error, asyncio.CancelledError):
+        # The connection has ended, or else what the handler waited for was cancelled:
+        # then its caller must hear of it.
+        return Cancelled.code, Cancelled.suffix
+    _log.error("the handler of %s failed", method.full_name, exc_info=error)
+    return Unknown.code, f"{type(error).__name__}: {error}"
 
 
 def _find(services: _Services, request: RequestReceived) -> _Entry | str:
