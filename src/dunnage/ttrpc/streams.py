@@ -48,8 +48,8 @@ class Incoming:
 
     @property
     def is_full(self) -> bool:
-        """Whether more is unread than should be."""
-        return self._bytes > UNREAD_LIMIT_BYTES
+        """Whether more is unread than should be, and yet more may come."""
+        return self._bytes > UNREAD_LIMIT_BYTES and self._end is None
 
     def put(self, payload: bytes) -> None:
         """Add a message."""

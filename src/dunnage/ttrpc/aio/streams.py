@@ -152,9 +152,9 @@ class Stream(Generic[In, Out]):
 
     def wake(self) -> None:
         """Look again: something has come, or the connection is over."""
-        if self._link.error is not None:
+        if self._link.error is not None or not self._core.is_full(self.stream_id):
             self._release()
-        elif self._hold is None and self._core.is_full(self.stream_id):
+        elif self._hold is None:
             self._link.hold()
             self._hold = self._loop.call_later(PATIENCE_S, self._overflow)
         waiting, self._waiting = self._waiting, []
