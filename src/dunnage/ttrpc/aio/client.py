@@ -133,7 +133,8 @@ class Client:
                 timer.cancel()
             self._replies.pop(stream_id, None)
             self._connection.abandon(stream_id)
-            self._look_for_the_end()
+            if self._idle is not None:
+                self._look_for_the_end()
             # An error has this frame in its traceback: don't let it hold itself.
             del reply
         try:
