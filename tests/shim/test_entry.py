@@ -221,6 +221,9 @@ class FakeProcess(Process):
     def close_stdin(self) -> None:
         """Have none."""
 
+    def resize(self, width: int, height: int) -> None:
+        """Have no terminal."""
+
     async def drained(self, limit_s: float) -> None:
         """Say nothing."""
 

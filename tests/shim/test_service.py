@@ -338,7 +338,6 @@ async def test_options_of_an_unknown_type_are_refused(
     [
         ({"bundle": "b"}, InvalidArgument, "^bundle 'b' is not an absolute path$"),
         ({"bundle": "/no/such"}, NotFound, "/no/such.*: no such file or directory$"),
-        ({"terminal": True}, Unimplemented, "^a terminal$"),
         ({"checkpoint": "/x"}, Unimplemented, "^restore from a checkpoint$"),
         ({"stdout": "binary:///bin/true"}, Unimplemented, "STDIO scheme binary$"),
         ({"stdout": "smoke:///signal"}, Unknown, "unknown STDIO scheme smoke$"),

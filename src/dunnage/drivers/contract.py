@@ -39,6 +39,7 @@ class Streams:
     stdout: str = ""
     stderr: str = ""
     terminal: bool = False
+    """A terminal is its stdin, stdout and stderr; what it says goes to ``stdout``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +86,10 @@ class Process(ABC):
     @abstractmethod
     def close_stdin(self) -> None:
         """End its stdin as soon as no client holds it either; idempotent."""
+
+    @abstractmethod
+    def resize(self, width: int, height: int) -> None:
+        """Set the size of its terminal; without one, or too late, it does nothing."""
 
     @abstractmethod
     async def drained(self, limit_s: float) -> None:

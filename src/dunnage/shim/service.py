@@ -95,6 +95,7 @@ class TaskService:
         server.register(methods.state, self.state)
         server.register(methods.pids, self.pids)
         server.register(methods.close_io, self.close_io)
+        server.register(methods.resize_pty, self.resize_pty)
         server.register(methods.connect, self.connect)
         server.register(methods.shutdown, self.shutdown)
 
@@ -283,6 +284,13 @@ class TaskService:
     async def close_io(self, request: pb.CloseIORequest, _: Context) -> Empty:
         """Let stdin end when its clients have closed it."""
         self._entry(request.id).process(request.exec_id).close_stdin()
+        return Empty()
+
+    async def resize_pty(self, request: pb.ResizePtyRequest, _: Context) -> Empty:
+        """Set the size of a terminal; a process without one does not mind."""
+        entry = self._entry(request.id)
+        entry.task.check(Operation.RESIZE, request.exec_id)
+        entry.process(request.exec_id).resize(request.width, request.height)
         return Empty()
 
     async def connect(

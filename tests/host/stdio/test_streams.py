@@ -278,6 +278,7 @@ def test_stdio_survives_a_stalled_reader(fifo: MakeFifo, processes: Processes) -
 
         turns, cpu = 0, time.process_time()
         pump = streams._outputs[str(out)]._pump
+        assert pump
         one_turn = pump._turn
 
         def counted() -> None:
@@ -538,6 +539,7 @@ def test_a_process_that_does_not_read_its_stdin_costs_nothing(
         streams.start()
         assert streams._input
         pump = streams._input._pump
+        assert pump
         while pump._watched != pump._sink:
             with contextlib.suppress(BlockingIOError):
                 os.write(client, b"x" * 4096)

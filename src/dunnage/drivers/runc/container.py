@@ -22,7 +22,6 @@ from dunnage.errors import (
     DunnageError,
     FailedPrecondition,
     NotFound,
-    Unimplemented,
     Unknown,
 )
 from dunnage.host.mounts import mount_all, unmount_recursive
@@ -44,7 +43,6 @@ class RuncDriver(Driver):
 
     async def create(self, creation: Creation) -> Container:
         """Create a container; a failure leaves nothing behind."""
-        _refuse_terminal(creation.streams)
         if creation.rootfs:
             with contextlib.suppress(FileExistsError):
                 os.mkdir(f"{creation.bundle}/{bundle.ROOTFS}", 0o711)
@@ -58,9 +56,12 @@ class RuncDriver(Driver):
 class _RuncProcess(Process):
     """What init and execs have in common."""
 
-    def __init__(self, children: Children, command: Command, streams: Streams) -> None:
+    def __init__(
+        self, children: Children, command: Command, directory: str, streams: Streams
+    ) -> None:
         self._children = children
         self._command = command
+        self._bundle = directory
         self._streams = streams
         self._stdio: Stdio | None = None
         self._child: Child | None = None
@@ -77,12 +78,16 @@ class _RuncProcess(Process):
         if self._stdio:
             self._stdio.close_stdin()
 
+    def resize(self, width: int, height: int) -> None:
+        if self._stdio:
+            self._stdio.resize(width, height)
+
     async def drained(self, limit_s: float) -> None:
         if self._stdio:
             await self._stdio.drained(limit_s)
 
     async def _run(
-        self, prefix: str, arguments: Sequence[str], log: str, pid_file: str, cwd: str
+        self, prefix: str, arguments: Sequence[str], log: str, pid_file: str
     ) -> None:
         """Run a command that leaves us a process, with the streams of that process."""
         options = self._command.options
@@ -92,12 +97,15 @@ class _RuncProcess(Process):
             stderr=self._streams.stderr,
             uid=options.io_uid,
             gid=options.io_gid,
+            console_in=self._bundle if self._streams.terminal else "",
         )
+        if stdio.console_path:
+            arguments = [*arguments, "--console-socket", stdio.console_path]
         try:
             with self._children.expecting(pid_file) as claim:
                 try:
                     await self._command.attached(
-                        prefix, arguments, log, stdio.child, cwd
+                        prefix, arguments, log, stdio.child, self._bundle
                     )
                     child = _claimed(claim, prefix)
                     stdio.close_child_ends()
@@ -109,6 +117,7 @@ class _RuncProcess(Process):
             stdio.close()
             raise
         self._child, self._stdio = child, stdio
+        child.listen(lambda _: stdio.process_ended())
 
     def _close_stdio(self) -> None:
         if self._stdio:
@@ -122,9 +131,8 @@ class RuncContainer(_RuncProcess, Container):
     def __init__(
         self, children: Children, command: Command, creation: Creation
     ) -> None:
-        super().__init__(children, command, creation.streams)
+        super().__init__(children, command, creation.bundle, creation.streams)
         self._creation = creation
-        self._bundle = creation.bundle
         self._log = f"{creation.bundle}/{bundle.RUNTIME_LOG}"
 
     async def create(self) -> None:
@@ -141,7 +149,7 @@ class RuncContainer(_RuncProcess, Container):
             if self._command.options.no_new_keyring:
                 arguments.append("--no-new-keyring")
             prefix = "OCI runtime create failed"
-            await self._run(prefix, arguments, self._log, pid_file, self._bundle)
+            await self._run(prefix, arguments, self._log, pid_file)
         except BaseException:
             # A runtime that failed has undone its work; one that was killed has not,
             # nor has one that succeeded before we failed. What was there before this
@@ -194,7 +202,6 @@ class RuncContainer(_RuncProcess, Container):
         return [int(pid) for pid in json.loads(said) or []]
 
     def add_exec(self, exec_id: str, spec: bytes, streams: Streams) -> Process:
-        _refuse_terminal(streams)
         try:
             process = json.loads(spec)
         except (ValueError, RecursionError) as error:
@@ -202,8 +209,9 @@ class RuncContainer(_RuncProcess, Container):
         if not isinstance(process, dict):
             raise Unknown(f"spec of exec {exec_id}: not a JSON object")
         process["terminal"] = streams.terminal
-        base = f"{self._bundle}/exec-{exec_id}"  # an exec may be called "init"
-        return _RuncExec(self._children, self._command, streams, process, base)
+        return _RuncExec(
+            self._children, self._command, self._bundle, streams, exec_id, process
+        )
 
 
 class _RuncExec(_RuncProcess):
@@ -213,12 +221,14 @@ class _RuncExec(_RuncProcess):
         self,
         children: Children,
         command: Command,
+        directory: str,
         streams: Streams,
+        exec_id: str,
         process: dict[str, object],
-        base: str,
     ) -> None:
-        super().__init__(children, command, streams)
+        super().__init__(children, command, directory, streams)
         self._process = process
+        base = f"{directory}/exec-{exec_id}"  # an exec may be called "init"
         self._process_file = f"{base}.process.json"
         self._pid_file = f"{base}.pid"
         self._log = f"{base}.log.json"
@@ -232,9 +242,8 @@ class _RuncExec(_RuncProcess):
                 json.dump(self._process, file)
             arguments = ["exec", "--process", self._process_file, "--detach"]
             arguments += ["--pid-file", self._pid_file]
-            cwd = os.path.dirname(self._process_file)
             prefix = "OCI runtime exec failed"
-            await self._run(prefix, arguments, self._log, self._pid_file, cwd)
+            await self._run(prefix, arguments, self._log, self._pid_file)
         finally:
             _unlink(self._process_file)
 
@@ -268,11 +277,6 @@ def _kill_leftover(claim: Claim) -> None:
     """End the process that a runtime had made before it failed or was killed."""
     with contextlib.suppress(OSError, ValueError):
         claim.child().kill(signal.SIGKILL)
-
-
-def _refuse_terminal(streams: Streams) -> None:
-    if streams.terminal:
-        raise Unimplemented("a terminal")
 
 
 def _unlink(path: str) -> None:

@@ -1,10 +1,10 @@
 """The streams of a process: one port with a source, a sink and a policy.
 
 `Stdio` is the face: it opens what a request names and copies until the end.
-Source: a pipe.
+Source: a pipe or a terminal.
 Sinks: a fifo or nothing.
 Policy: block.
-Whatever comes later (a pty, files, loggers, spills) is a source, a sink or a policy.
+Whatever comes later (files, loggers, spills) is a source, a sink or a policy.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Bytes from one pipe to another, seldom passing through Python.
+"""Bytes from one pipe or terminal to another, seldom passing through Python.
 
 Owns: when to move bytes, and which side to wait for.
-Must not know: where the pipes lead, and who closes them.
+Must not know: where they lead, and who closes them.
 
 The policy is *block*: while the sink is full nothing is taken from the source, so that
 the writer there comes to a halt, and nobody else does.
@@ -26,25 +26,39 @@ if TYPE_CHECKING:
 # A write of up to this many bytes into a pipe that polls as writable is never cut.
 _PIPE_BUF: Final = select.PIPE_BUF
 _SPLICE_BYTES: Final = 1 << 20  # the largest pipe that anybody may make
+_HUNG_UP_S: Final = 0.05
 _SPLICE_FLAGS: Final = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK
 
 
 class Pump:
     """Moves bytes from ``source`` to ``sink`` until one of them is over.
 
-    Both are non-blocking ends of pipes or fifos, and stay the caller's to close, after
-    `stop` or in ``on_end``.
+    Both are non-blocking ends of pipes or fifos, or one is the master of a terminal;
+    they stay the caller's to close, after `stop` or in ``on_end``.
     ``on_end`` is called once: at the end of the source, or when nobody can read the
     sink any more; never after `stop`.
+    ``on_hangup`` makes it a terminal's pump: called when the terminal has hung up,
+    which is no end before `finish`; it is looked at again a little later.
     """
 
-    def __init__(self, source: int, sink: int, on_end: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        source: int,
+        sink: int,
+        on_end: Callable[[], None],
+        on_hangup: Callable[[], None] | None = None,
+    ) -> None:
         self.moved_bytes = 0
         self._source = source
         self._sink = sink
         self._on_end = on_end
+        self._on_hangup = on_hangup
         self._held = b""
-        self._splices = True
+        self._splices = on_hangup is None
+        self._takes_from_terminal = on_hangup is not None and os.isatty(source)
+        self._is_moving = False
+        self._is_finishing = False
+        self._later: asyncio.Handle | None = None
         self._watched: int | None = None
         self._loop = asyncio.get_running_loop()
         self._poll = select.poll()
@@ -53,10 +67,18 @@ class Pump:
 
     def start(self) -> None:
         """Begin to move."""
+        self._is_moving = True
         self._watch(self._source)
+
+    def finish(self) -> None:
+        """Move what is there, and end: the source may stay open for ever."""
+        self._is_finishing = True
+        if self._is_moving:
+            self._turn()
 
     def stop(self) -> None:
         """Move nothing more; idempotent."""
+        self._is_moving = False
         self._watch(None)
 
     def _turn(self) -> None:
@@ -69,21 +91,57 @@ class Pump:
         source, sink = ready.get(self._source, 0), ready.get(self._sink, 0)
         if sink & select.POLLERR:  # no reader, and a pipe gets no second one
             self._end()
-        elif not self._held and not source:
-            self._watch(self._source)
-        elif not self._held and not source & select.POLLIN:  # hung up, and empty
-            self._end()
+        elif not self._held and not source & select.POLLIN:
+            self._wait_for_source(hung_up=bool(source))
         elif not sink & select.POLLOUT:
-            self._watch(self._sink)
+            self._wait_for_sink(hung_up=bool(sink & select.POLLHUP))
         else:
             try:
                 self.moved_bytes += self._move()
             except BlockingIOError:
                 pass  # another user of the same fifo was quicker: the next turn sees it
-            except OSError:
-                # Not known to happen but for a reader that left since we asked.
+            except OSError as error:
+                # Not known to happen but for a reader that left since we asked, or a
+                # terminal that hung up.
                 # To end this one stream is better than to meet the same error for ever.
-                self._end()
+                if error.errno == errno.EIO and self._may_come_back:
+                    self._rest()
+                else:
+                    self._end()
+            else:
+                self._after_move()
+
+    def _after_move(self) -> None:
+        if self._watched is None:
+            self._watch(self._source)
+        if self._is_finishing and self._watched == self._source:
+            # Its next silence is the end, and nobody else would tell us of it.
+            self._call(self._loop.call_soon(self._turn))
+
+    @property
+    def _may_come_back(self) -> bool:
+        return self._on_hangup is not None and not self._is_finishing
+
+    def _wait_for_source(self, *, hung_up: bool) -> None:
+        if hung_up and self._takes_from_terminal and self._may_come_back:
+            self._rest()
+        elif hung_up or self._is_finishing:
+            self._end()
+        else:
+            self._watch(self._source)
+
+    def _wait_for_sink(self, *, hung_up: bool) -> None:
+        if hung_up and self._may_come_back:
+            self._rest()
+        else:
+            self._watch(self._sink)
+
+    def _rest(self) -> None:
+        """Leave a terminal alone that has hung up: it would be ready all the time."""
+        assert self._on_hangup, "only a terminal comes back"
+        self._watch(None)
+        self._on_hangup()
+        self._call(self._loop.call_later(_HUNG_UP_S, self._turn))
 
     def _move(self) -> int:
         """Move one batch; return its size."""
@@ -104,12 +162,20 @@ class Pump:
         self._held = data[written:]
         return written
 
+    def _call(self, handle: asyncio.Handle) -> None:
+        if self._later:
+            self._later.cancel()
+        self._later = handle
+
     def _end(self) -> None:
         self.stop()
         self._on_end()
 
     def _watch(self, fd: int | None) -> None:
         """Be called when ``fd`` is ready, and for nothing else."""
+        if self._later:
+            self._later.cancel()
+            self._later = None
         if fd == self._watched:
             return
         if self._watched == self._source:

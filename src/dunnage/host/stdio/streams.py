@@ -19,6 +19,8 @@ from dunnage.errors import DunnageError, Unimplemented
 
 from .fd import Fd, pipe
 from .fifo import FifoSink, FifoSource, reason
+from .null import NullSink
+from .pty import ConsoleSocket, Pty
 from .pump import Pump
 
 if TYPE_CHECKING:
@@ -29,29 +31,28 @@ _LOOKS: Final = 8  # how often, in a time without progress, to look for some
 
 
 class Output:
-    """One output: the process's pipe, the pump, and the sink of the client."""
+    """One output: where it comes from, the pump, and the sink of the client."""
 
-    def __init__(
-        self, source: Fd, child: Fd, sink: FifoSink, on_over: Callable[[], None]
-    ) -> None:
-        self.child = child
+    def __init__(self, sink: FifoSink | NullSink, on_over: Callable[[], None]) -> None:
+        self.child = Fd(-1)
         self.is_over = False
-        self._source = source
         self._sink = sink
         self._on_over = on_over
-        self._pump = Pump(source.number, sink.fd.number, self._source_ended)
+        self._pump: Pump | None = None
+        self._close_source: Callable[[], None] = lambda: None
 
-    @classmethod
-    def open(cls, uri: str, on_over: Callable[[], None]) -> Output:
-        """Open the sink that ``uri`` names and make the pipe to it."""
-        sink = _open_sink(uri)
-        try:
-            source, child = pipe()
-        except OSError:
-            sink.close()
-            raise
+    def make_pipe(self) -> None:
+        """Take it from a pipe whose other end is the process's."""
+        source, self.child = pipe()
+        self._close_source = source.close
         os.set_blocking(source.number, False)
-        return cls(source, child, sink, on_over)
+        self._pump = Pump(source.number, self._sink.fd.number, self._source_ended)
+
+    def take_from(self, pty: Pty, close: Callable[[], None]) -> None:
+        """Take it from a terminal, which is not ours alone: ``close`` closes it."""
+        self._close_source = close
+        source, sink = pty.master.number, self._sink.fd.number
+        self._pump = Pump(source, sink, self._source_ended, pty.hold)
 
     @property
     def was_read(self) -> bool:
@@ -61,22 +62,33 @@ class Output:
     @property
     def progress(self) -> tuple[int, int]:
         """What changes whenever a byte moves: written by us, not read by the client."""
-        return self._pump.moved_bytes, self._sink.unread_bytes
+        return self._moved_bytes, self._sink.unread_bytes
 
     def start(self) -> None:
         """Begin copying."""
+        assert self._pump, "it comes from somewhere by now"
         self._pump.start()
+
+    def finish(self) -> None:
+        """Copy what is there by now, and no more."""
+        if self._pump:
+            self._pump.finish()
 
     def close(self) -> None:
         """Give up what is left; idempotent."""
-        self._pump.stop()
+        if self._pump:
+            self._pump.stop()
         self.child.close()
-        self._source.close()
+        self._close_source()
         self._sink.close()
 
+    @property
+    def _moved_bytes(self) -> int:
+        return self._pump.moved_bytes if self._pump else 0
+
     def _source_ended(self) -> None:
-        self._source.close()
-        self._sink.finish(self._sink_done, wrote=self._pump.moved_bytes > 0)
+        self._close_source()
+        self._sink.finish(self._sink_done, wrote=self._moved_bytes > 0)
 
     def _sink_done(self) -> None:
         self.is_over = True
@@ -84,28 +96,35 @@ class Output:
 
 
 class Input:
-    """Stdin: the client's fifo, the pump, and the process's pipe."""
+    """Stdin: the client's fifo, the pump, and where it goes.
 
-    def __init__(self, source: FifoSource, child: Fd, sink: Fd) -> None:
-        self.child = child
+    ``on_end`` is called when the client has ended it, in place of what a pipe needs:
+    to be closed.
+    """
+
+    def __init__(
+        self, source: FifoSource, on_end: Callable[[], None] | None = None
+    ) -> None:
+        self.child = Fd(-1)
         self._source = source
-        self._sink = sink
-        self._pump = Pump(source.fd.number, sink.number, self.close)
+        self._sink = Fd(-1)
+        self._pump: Pump | None = None
+        self._on_end = on_end or self.close
 
-    @classmethod
-    def open(cls, path: str) -> Input:
-        """Open the client's fifo and make the pipe from it."""
-        source = FifoSource.open(path)
-        try:
-            child, sink = pipe()
-        except OSError:
-            source.close()
-            raise
-        os.set_blocking(sink.number, False)
-        return cls(source, child, sink)
+    def make_pipe(self) -> None:
+        """Have it go to a pipe whose other end is the process's."""
+        self.child, self._sink = pipe()
+        os.set_blocking(self._sink.number, False)
+        self._pump = Pump(self._source.fd.number, self._sink.number, self._on_end)
+
+    def give_to(self, pty: Pty) -> None:
+        """Have it go to a terminal, which is not ours to close."""
+        source, sink = self._source.fd.number, pty.master.number
+        self._pump = Pump(source, sink, self._on_end, pty.hold)
 
     def start(self) -> None:
         """Begin copying."""
+        assert self._pump, "it goes somewhere by now"
         self._pump.start()
 
     def close_stdin(self) -> None:
@@ -114,7 +133,8 @@ class Input:
 
     def close(self) -> None:
         """End the process's input; idempotent."""
-        self._pump.stop()
+        if self._pump:
+            self._pump.stop()
         self._source.close()
         self._sink.close()
         self.child.close()
@@ -125,13 +145,16 @@ class Stdio:
 
     Open it, give `child` to the process, `close_child_ends`, `start`.
     Output is copied until every holder of the process's ends is gone, whatever becomes
-    of the request that began it.
+    of the request that began it; that of a terminal until `process_ended`, and what was
+    written until then.
     """
 
     def __init__(self) -> None:
         self.child: tuple[int, int, int] = (-1, -1, -1)
         self.finished: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._null: Fd | None = None
+        self._console: ConsoleSocket | None = None
+        self._pty: Pty | None = None
         self._input: Input | None = None
         self._outputs: dict[str, Output] = {}
 
@@ -144,8 +167,13 @@ class Stdio:
         stderr: str = "",
         uid: int = 0,
         gid: int = 0,
+        console_in: str = "",
     ) -> Stdio:
         """Open what the request names; an empty name is /dev/null.
+
+        With ``console_in``, a directory, the process gets a terminal: the runtime makes
+        it and sends it to `console_path`, there is no stderr of its own, and the
+        runtime itself has no streams.
 
         Never waits for a client.
         The process's ends of the pipes are given to ``uid`` and ``gid``, so that it may
@@ -156,11 +184,19 @@ class Stdio:
         with ExitStack() as undo:
             undo.callback(self.close)
             try:
-                self._open(stdin, stdout, stderr, uid, gid)
+                if console_in:
+                    self._open_console(console_in, stdin, stdout)
+                else:
+                    self._open(stdin, stdout, stderr, uid, gid)
             except OSError as error:
                 raise DunnageError(f"failed to open stdio: {reason(error)}") from error
             undo.pop_all()
         return self
+
+    @property
+    def console_path(self) -> str:
+        """Where the runtime shall send the terminal; empty without one."""
+        return self._console.path if self._console else ""
 
     def close_child_ends(self) -> None:
         """Close what the process has by now: as long as we hold it there is no end."""
@@ -172,7 +208,13 @@ class Stdio:
             output.child.close()
 
     def start(self) -> None:
-        """Begin copying."""
+        """Begin copying; a terminal was sent by now.
+
+        Raises:
+            DunnageError: it was not.
+        """
+        if self._console:
+            self._take_console(self._console)
         if self._input:
             self._input.start()
         for output in self._outputs.values():
@@ -180,9 +222,28 @@ class Stdio:
         self._finish_if_over()
 
     def close_stdin(self) -> None:
-        """End stdin as soon as no client holds it either; idempotent."""
+        """End stdin as soon as no client holds it either; idempotent.
+
+        The end of a terminal's input is that the line is dropped: what was written is
+        read, then the terminal hangs up.
+        """
         if self._input:
             self._input.close_stdin()
+
+    def resize(self, width: int, height: int) -> None:
+        """Set the size of the terminal, if there is one."""
+        if self._pty:
+            self._pty.resize(width, height)
+
+    def process_ended(self) -> None:
+        """End the terminal, if there is one, after what was written to it by now."""
+        if self._pty is None:
+            return
+        if self._input:
+            self._input.close()
+        self._pty.let_go()
+        for output in self._outputs.values():
+            output.finish()
 
     async def drained(self, limit_s: float, idle_s: float = 0.2) -> bool:
         """Wait until all output was read; return whether it was.
@@ -212,6 +273,8 @@ class Stdio:
             self._input.close()
         for output in self._outputs.values():
             output.close()
+        if self._console:
+            self._console.close()
         self.close_child_ends()
         if not self.finished.done():
             self.finished.set_result(None)
@@ -220,9 +283,12 @@ class Stdio:
         # One name for both outputs: one pipe for both, and nothing changes their order.
         for uri in (stdout, stderr):
             if uri and uri not in self._outputs:
-                self._outputs[uri] = Output.open(uri, self._finish_if_over)
+                output = Output(_open_sink(uri), self._finish_if_over)
+                self._outputs[uri] = output
+                output.make_pipe()
         if stdin:
-            self._input = Input.open(stdin)
+            self._input = Input(FifoSource.open(stdin))
+            self._input.make_pipe()
         if uid or gid:
             if self._input:
                 os.fchown(self._input.child.number, uid, gid)
@@ -236,6 +302,36 @@ class Stdio:
             self._outputs[stdout].child.number if stdout else null,
             self._outputs[stderr].child.number if stderr else null,
         )
+
+    def _open_console(self, directory: str, stdin: str, stdout: str) -> None:
+        sink = _open_sink(stdout) if stdout else NullSink.open()
+        # What nobody reads is read nevertheless: the process must not wait for ever.
+        self._outputs[stdout] = Output(sink, self._finish_if_over)
+        if stdin:
+            self._input = Input(FifoSource.open(stdin), self.process_ended)
+        self._console = ConsoleSocket(directory)
+        self._null = Fd(os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC))
+        self.child = (self._null.number,) * 3
+
+    def _take_console(self, console: ConsoleSocket) -> None:
+        master = console.receive()
+        console.close()
+        try:
+            self._pty = Pty(master)
+        except OSError as error:
+            master.close()
+            text = f"failed to open the terminal: {reason(error)}"
+            raise DunnageError(text) from error
+        for output in self._outputs.values():
+            output.take_from(self._pty, self._close_terminal)
+        if self._input:
+            self._input.give_to(self._pty)
+
+    def _close_terminal(self) -> None:
+        if self._input:
+            self._input.close()  # first, as it writes there
+        if self._pty:
+            self._pty.close()
 
     def _progress(self) -> list[tuple[int, int]]:
         return [output.progress for output in self._outputs.values()]
