@@ -30,7 +30,20 @@ def rootfs() -> Iterator[Path]:
     for name in ("bin", "dev", "etc", "proc", "sys", "tmp"):
         (root / name).mkdir()
     shutil.copy(busybox, root / "bin/busybox")
-    for name in ("sh", "cat", "echo", "sleep", "id", "true", "head", "yes", "seq"):
+    for name in (
+        "sh",
+        "cat",
+        "echo",
+        "sleep",
+        "id",
+        "true",
+        "head",
+        "yes",
+        "seq",
+        "stty",
+        "tty",
+        "test",
+    ):
         (root / "bin" / name).symlink_to("busybox")
     (root / "etc/plain").write_text("not executable")
     yield root

@@ -39,7 +39,7 @@ def test_no_command() -> None:
     ("path", "absolute"), [("rootfs", "{}/rootfs"), ("/r", "/r"), ("../r", "{}/../r")]
 )
 def test_from_bundle(tmp_path: Path, path: str, absolute: str) -> None:
-    """A bundle's root becomes absolute; its terminal, which nobody serves, goes."""
+    """A bundle's root becomes absolute; its terminal goes, unless it is asked for."""
     write(
         tmp_path,
         {
@@ -103,3 +103,17 @@ def test_process_like_init() -> None:
 def write(directory: Path, config: Any) -> None:
     """Make a bundle."""
     (directory / "config.json").write_text(json.dumps(config))
+
+
+def test_a_terminal() -> None:
+    """It has a size from the start, and a name in the environment if there is none."""
+    size = spec.Size(width=90, height=30)
+    wanted = {"args": ["b"], "terminal": True, "env": ["A=1", "TERM=xterm"]}
+    wanted["consoleSize"] = {"width": 90, "height": 30}
+    init = {"args": ["a"], "env": ["A=1"]}
+    assert wanted == spec.process_like_init({"process": init}, ["b"], terminal=size)
+    init = {"args": ["a"], "env": ["TERM=vt100"]}
+    made = spec.process_like_init({"process": init}, ["b"], terminal=size)
+    assert ["TERM=vt100"] == made["env"]
+    made = spec.for_directory(["b"], hostname="h", cgroup="/c", terminal=size)
+    assert made["process"]["terminal"]

@@ -7,12 +7,13 @@ Must not know: whether it is init or an exec.
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Final
 
 from dunnage.errors import DunnageError
 
 from . import show
+from .terminal import Terminal
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,6 +34,8 @@ async def attend(
 ) -> Exit:
     """Attend a process that was started until it, and its output, have ended.
 
+    If it has a terminal, ours is lent to it meanwhile.
+
     Cancelling it leaves the process running.
     """
 
@@ -42,13 +45,21 @@ async def attend(
 
     loop = asyncio.get_running_loop()
     closing: list[asyncio.Task[None]] = []
-    streams.begin_input(lambda: closing.append(loop.create_task(close_input())))
-    signals.begin(lambda number: task.kill(number, exec_id))
-    try:
-        exit_ = await task.wait(exec_id)
-    finally:
-        signals.end()
-    await streams.drained()
+    with ExitStack() as stack:
+        if streams.stdio.terminal:
+            stack.enter_context(
+                Terminal(
+                    lambda width, height: task.resize(width, height, exec_id),
+                    is_interactive=bool(streams.stdio.stdin),
+                )
+            )
+        streams.begin_input(lambda: closing.append(loop.create_task(close_input())))
+        signals.begin(lambda number: task.kill(number, exec_id))
+        try:
+            exit_ = await task.wait(exec_id)
+        finally:
+            signals.end()
+        await streams.drained()
     for task_ in closing:
         task_.cancel()
     return exit_

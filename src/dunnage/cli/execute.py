@@ -15,6 +15,7 @@ from dunnage.errors import DunnageError
 from dunnage.manager import bundles, spec
 from dunnage.manager.inbox import Inbox
 
+from . import terminal
 from .attend import attend, heard
 from .errors import CannotStart
 from .signals import Forwarding
@@ -26,26 +27,40 @@ if TYPE_CHECKING:
     from .context import Context
 
 _STDIN_FD: Final = 0
+_STDERR_FD: Final = 2
 
 
 async def execute(
-    context: Context, name: str, command: Sequence[str], *, is_interactive: bool
+    context: Context,
+    name: str,
+    command: Sequence[str],
+    *,
+    is_interactive: bool,
+    has_terminal: bool,
 ) -> int:
     """Run a command in a container; return its exit status.
 
     Cancelling it leaves the process running.
     """
+    size = None
+    if has_terminal:
+        terminal.check(is_interactive=is_interactive)
+        size = terminal.size()
     bundle = bundles.find(context.places, name)
-    process = spec.process_like_init(spec.read(bundle.path / files.CONFIG), command)
+    init = spec.read(bundle.path / files.CONFIG)
+    process = spec.process_like_init(init, command, terminal=size)
     exec_id = f"exec-{secrets.token_hex(6)}"
     stdin_fd = _STDIN_FD if is_interactive else None
+    stderr_fd = None if has_terminal else _STDERR_FD
     async with Inbox(context.places) as inbox:
         ahead = inbox.reader()
         task = await context.connect(bundle)
         try:
             with (
                 Forwarding() as signals,
-                Streams(context.places.fifos, stdin_fd=stdin_fd) as streams,
+                Streams(
+                    context.places.fifos, stdin_fd=stdin_fd, stderr_fd=stderr_fd
+                ) as streams,
             ):
                 await task.exec(exec_id, process, streams.stdio)
                 try:

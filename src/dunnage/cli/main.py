@@ -41,6 +41,7 @@ _NOBODY_READS: Final = 141
 _EXAMPLES: Final = """\
 examples:
   dunnage run --rm --rootfs ./busybox hello -- echo hello
+  dunnage run --rm -it --rootfs ./busybox shell -- sh
   echo hello | dunnage run --rm -i --rootfs ./busybox cat -- cat
   dunnage run -d --oci-runtime crun --rootfs ./busybox web -- httpd -f
   dunnage exec web -- ps
@@ -104,6 +105,7 @@ def _run(context: Context, asked: argparse.Namespace) -> Coroutine[None, None, i
             is_detached=asked.detach,
             is_removed=asked.rm,
             is_interactive=asked.interactive,
+            has_terminal=asked.tty,
             has_timeline=asked.timeline,
         ),
     )
@@ -146,7 +148,7 @@ def _add_run(actions: _Actions) -> None:
     add = parser.add_argument
     add("--rm", action="store_true", help="remove the task when it has ended")
     add("-d", "--detach", action="store_true", help="leave it running, without streams")
-    add("-i", "--interactive", action="store_true", help="give it our stdin")
+    _add_stdin_and_tty(parser)
     add(
         "--runtime",
         default=DEFAULT_RUNTIME,
@@ -179,12 +181,14 @@ def _add_exec(actions: _Actions) -> None:
     parser = actions.add_parser("exec", help=text, description=text)
     parser.set_defaults(
         call=lambda context, asked: execute(
-            context, asked.name, asked.command, is_interactive=asked.interactive
+            context,
+            asked.name,
+            asked.command,
+            is_interactive=asked.interactive,
+            has_terminal=asked.tty,
         )
     )
-    parser.add_argument(
-        "-i", "--interactive", action="store_true", help="give it our stdin"
-    )
+    _add_stdin_and_tty(parser)
     _add_name_and_command(parser)
 
 
@@ -226,6 +230,12 @@ def _add_events(actions: _Actions) -> None:
             context, follow=asked.follow, as_json=asked.json
         )
     )
+
+
+def _add_stdin_and_tty(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("-i", "--interactive", action="store_true", help="give it our stdin")
+    add("-t", "--tty", action="store_true", help="give it a terminal, shown in ours")
 
 
 def _add_name_and_command(parser: argparse.ArgumentParser) -> None:

@@ -25,7 +25,7 @@ from dunnage.manager.client import NULL, Stdio, Task
 from dunnage.manager.inbox import Inbox
 from dunnage.manager.launch import Shim, find_binary, reading_log
 
-from . import show
+from . import show, terminal
 from .attend import attend, heard, is_of
 from .errors import CannotStart
 from .signals import Forwarding
@@ -46,6 +46,7 @@ DEFAULT_RUNTIME: Final = "io.containerd.dunnage.v2"
 # Shims that take the runc shim's options; another one may refuse what it does not know.
 _TAKES_RUNC_OPTIONS: Final = ("containerd-shim-dunnage-", "containerd-shim-runc-")
 _STDIN_FD: Final = 0
+_STDERR_FD: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,7 @@ class Run:
     is_detached: bool = False
     is_removed: bool = False
     is_interactive: bool = False
+    has_terminal: bool = False
     has_timeline: bool = False
 
 
@@ -79,8 +81,11 @@ async def run(context: Context, asked: Run) -> int:
         ahead, story = inbox.reader(), inbox.reader()
         streams = None
         if not asked.is_detached:
-            stdin_fd = _STDIN_FD if asked.is_interactive else None
-            streams = Streams(context.places.fifos, stdin_fd=stdin_fd)
+            streams = Streams(
+                context.places.fifos,
+                stdin_fd=_STDIN_FD if asked.is_interactive else None,
+                stderr_fd=None if asked.has_terminal else _STDERR_FD,
+            )
             stack.enter_context(streams)
         bundle = bundles.create(context.places, asked.name, json.dumps(config).encode())
         stdio = streams.stdio if streams else NULL
@@ -141,22 +146,32 @@ def _check(asked: Run) -> None:
         raise InvalidArgument(
             "-d and --rm together: nobody is left to remove it (dunnage rm does)"
         )
-    if asked.is_detached and (asked.is_interactive or asked.has_timeline):
+    if asked.is_detached and (
+        asked.is_interactive or asked.has_terminal or asked.has_timeline
+    ):
         raise InvalidArgument(
-            "-d with -i or --timeline: nobody is left to copy its input or to see "
-            "its events"
+            "-d with -i, -t or --timeline: nobody is left to copy its input, to be at "
+            "its terminal or to see its events"
         )
+    if asked.has_terminal:
+        terminal.check(is_interactive=asked.is_interactive)
 
 
 def _config(places: Places, asked: Run) -> tuple[spec.Spec, Sequence[Mount]]:
     """Return the ``config.json`` and what the shim shall mount."""
     cgroup = f"/dunnage/{places.namespace}/{asked.name}"
+    size = terminal.size() if asked.has_terminal else None
     if asked.bundle:
-        return spec.from_bundle(Path(asked.bundle), asked.command, cgroup=cgroup), ()
+        config = spec.from_bundle(
+            Path(asked.bundle), asked.command, cgroup=cgroup, terminal=size
+        )
+        return config, ()
     rootfs = Path(asked.rootfs).absolute()
     if not rootfs.is_dir():
         raise NotFound(f"root filesystem {asked.rootfs}: no such directory")
-    config = spec.for_directory(asked.command, hostname=asked.name, cgroup=cgroup)
+    config = spec.for_directory(
+        asked.command, hostname=asked.name, cgroup=cgroup, terminal=size
+    )
     return config, (Mount(type="bind", source=str(rootfs), options=["rbind", "rw"]),)
 
 

@@ -44,7 +44,7 @@ class Streams:
         parent: Where the directory of the fifos is made.
         stdin_fd: What to copy from; None for no stdin.
         stdout_fd: Where the output goes.
-        stderr_fd: Likewise.
+        stderr_fd: Likewise; None for none, as a terminal has but one output.
     """
 
     def __init__(
@@ -53,11 +53,13 @@ class Streams:
         *,
         stdin_fd: int | None,
         stdout_fd: int = 1,
-        stderr_fd: int = 2,
+        stderr_fd: int | None = 2,
     ) -> None:
         self._parent = parent
         self._stdin_fd = stdin_fd
-        self._output_fds = {"stdout": stdout_fd, "stderr": stderr_fd}
+        self._output_fds = {"stdout": stdout_fd}
+        if stderr_fd is not None:
+            self._output_fds["stderr"] = stderr_fd
         self._directory = ""
         self._outputs: list[_Copy] = []
         self._input: _Copy | None = None
@@ -82,7 +84,8 @@ class Streams:
         self.stdio = Stdio(
             stdin=self._path("stdin") if self._input else "",
             stdout=self._path("stdout"),
-            stderr=self._path("stderr"),
+            stderr=self._path("stderr") if "stderr" in self._output_fds else "",
+            terminal="stderr" not in self._output_fds,
         )
         for output in self._outputs:
             output.begin()

@@ -21,6 +21,7 @@ from dunnage.api.task_v2_pb2 import (
     ExecProcessRequest,
     KillRequest,
     PidsRequest,
+    ResizePtyRequest,
     ShutdownRequest,
     StartRequest,
     StateRequest,
@@ -55,11 +56,12 @@ _SHUTDOWN_LIMIT_S: Final = 3.0
 
 @dataclass(frozen=True, slots=True)
 class Stdio:
-    """Paths of fifos; an empty one is /dev/null."""
+    """Paths of fifos; an empty one is /dev/null. A terminal has no stderr."""
 
     stdin: str = ""
     stdout: str = ""
     stderr: str = ""
+    terminal: bool = False
 
 
 NULL: Final = Stdio()
@@ -127,6 +129,7 @@ class Task:
             stdin=stdio.stdin,
             stdout=stdio.stdout,
             stderr=stdio.stderr,
+            terminal=stdio.terminal,
             options=packed,
         )
         return (await self._call(self._methods.create, request)).pid
@@ -145,6 +148,7 @@ class Task:
             stdin=stdio.stdin,
             stdout=stdio.stdout,
             stderr=stdio.stderr,
+            terminal=stdio.terminal,
             spec=spec,
         )
         await self._call(self._methods.exec, request)
@@ -182,6 +186,13 @@ class Task:
         """Say that no more stdin will come."""
         request = CloseIORequest(id=self.bundle.id, exec_id=exec_id, stdin=True)
         await self._call(self._methods.close_io, request)
+
+    async def resize(self, width: int, height: int, exec_id: str = "") -> None:
+        """Set the size of a process's terminal."""
+        request = ResizePtyRequest(
+            id=self.bundle.id, exec_id=exec_id, width=width, height=height
+        )
+        await self._call(self._methods.resize_pty, request)
 
     async def shim_pid(self) -> int:
         """Return the pid of the shim."""

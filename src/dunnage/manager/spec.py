@@ -8,6 +8,7 @@ Must not know: bundles of ours, shims.
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 Spec: TypeAlias = dict[str, Any]
 
 _PATH: Final = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+# What Docker and ctr say: every system knows it.
+_TERM: Final = "TERM=xterm"
 
 _CAPABILITIES: Final = (
     "CAP_AUDIT_WRITE",
@@ -79,7 +83,17 @@ _READ_ONLY: Final = (
 )
 
 
-def for_directory(args: Sequence[str], *, hostname: str, cgroup: str) -> Spec:
+@dataclass(frozen=True, slots=True)
+class Size:
+    """The size of a terminal that a process is to have."""
+
+    width: int
+    height: int
+
+
+def for_directory(
+    args: Sequence[str], *, hostname: str, cgroup: str, terminal: Size | None = None
+) -> Spec:
     """Return the spec of a container whose root filesystem the shim will mount.
 
     Raises:
@@ -87,20 +101,20 @@ def for_directory(args: Sequence[str], *, hostname: str, cgroup: str) -> Spec:
     """
     if not args:
         raise InvalidArgument("say which command to run, after NAME --")
+    process: Spec = {
+        "user": {"uid": 0, "gid": 0},
+        "args": list(args),
+        "env": [_PATH],
+        "cwd": "/",
+        "capabilities": {
+            kind: list(_CAPABILITIES) for kind in ("bounding", "effective", "permitted")
+        },
+        "noNewPrivileges": True,
+    }
+    _give_terminal(process, terminal)
     return {
         "ociVersion": "1.0.2",
-        "process": {
-            "terminal": False,
-            "user": {"uid": 0, "gid": 0},
-            "args": list(args),
-            "env": [_PATH],
-            "cwd": "/",
-            "capabilities": {
-                kind: list(_CAPABILITIES)
-                for kind in ("bounding", "effective", "permitted")
-            },
-            "noNewPrivileges": True,
-        },
+        "process": process,
         # Relative to the bundle, where the shim mounts it.
         "root": {"path": files.ROOTFS, "readonly": False},
         # A host name is a label of at most 63 characters.
@@ -124,11 +138,17 @@ def for_directory(args: Sequence[str], *, hostname: str, cgroup: str) -> Spec:
     }
 
 
-def from_bundle(directory: Path, args: Sequence[str], *, cgroup: str) -> Spec:
+def from_bundle(
+    directory: Path,
+    args: Sequence[str],
+    *,
+    cgroup: str,
+    terminal: Size | None = None,
+) -> Spec:
     """Return the spec of somebody's bundle, to be run from a bundle of ours.
 
-    Its root becomes absolute, a command replaces its own, and its terminal is taken
-    away, as there is none to give.
+    Its root becomes absolute, a command replaces its own, and whether it has a terminal
+    is for us to say.
 
     Raises:
         NotFound: there is no ``config.json``.
@@ -144,8 +164,7 @@ def from_bundle(directory: Path, args: Sequence[str], *, cgroup: str) -> Spec:
     root["path"] = str(directory.absolute() / root["path"])
     if args:
         process["args"] = list(args)
-    process["terminal"] = False
-    process.pop("consoleSize", None)
+    _give_terminal(process, terminal)
     linux = spec.setdefault("linux", {})
     if not isinstance(linux, dict):
         raise InvalidArgument(f"{path}: linux is no object")
@@ -171,7 +190,9 @@ def read(path: Path) -> Spec:
     return spec
 
 
-def process_like_init(spec: Spec, args: Sequence[str]) -> Spec:
+def process_like_init(
+    spec: Spec, args: Sequence[str], *, terminal: Size | None = None
+) -> Spec:
     """Return the process of an exec: init's, with another command.
 
     Raises:
@@ -182,4 +203,18 @@ def process_like_init(spec: Spec, args: Sequence[str]) -> Spec:
     process = spec.get("process")
     if not isinstance(process, dict):
         raise InvalidArgument(f"{files.CONFIG}: no process in it")
-    return {**process, "args": list(args), "terminal": False}
+    process = {**process, "args": list(args)}
+    _give_terminal(process, terminal)
+    return process
+
+
+def _give_terminal(process: Spec, size: Size | None) -> None:
+    """Give a process a terminal, or none; with its size from the first moment on."""
+    process["terminal"] = size is not None
+    process.pop("consoleSize", None)
+    if size is None:
+        return
+    process["consoleSize"] = {"width": size.width, "height": size.height}
+    env = process.get("env") or []
+    if isinstance(env, list) and not any(str(e).startswith("TERM=") for e in env):
+        process["env"] = [*env, _TERM]

@@ -16,7 +16,6 @@ from dunnage.errors import (
     DunnageError,
     FailedPrecondition,
     NotFound,
-    Unimplemented,
     Unknown,
 )
 from dunnage.host.procs import Children, Exited
@@ -292,14 +291,12 @@ async def test_an_exec_of_nonsense_is_refused(tmp_path: Path, spec: bytes) -> No
 
 
 @as_shim
-async def test_a_terminal_is_refused(tmp_path: Path) -> None:
-    """Until there are ptys: of init before anything is written, and of execs."""
+async def test_a_terminal_that_is_never_sent(tmp_path: Path) -> None:
+    """The runtime is told where to send it; if it does not, all is undone."""
     with Children() as children:
         fake = FakeRuntime(tmp_path, children)
-        with pytest.raises(Unimplemented):
+        with pytest.raises(DunnageError, match=r"master: the runtime has sent none$"):
             await fake.create(Streams(terminal=True))
-        assert [] == list(fake.bundle.iterdir())
-        container = await fake.create()
-        with pytest.raises(Unimplemented):
-            container.add_exec("e", SPEC, Streams(terminal=True))
-        await container.delete()
+        assert " --console-socket /proc/" in fake.calls()[0]
+        assert [] == list(fake.bundle.glob("console-*"))
+        assert not fake.state.exists()

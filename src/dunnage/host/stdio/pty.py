@@ -79,6 +79,8 @@ class ConsoleSocket:
                 fds = _receive_fds(connection)
             except OSError as error:
                 reason = os.strerror(error.errno or 0).lower()
+                if isinstance(error, BlockingIOError):
+                    reason = "the runtime has sent none"
                 raise DunnageError(
                     f"failed to retrieve console master: {reason}"
                 ) from error
