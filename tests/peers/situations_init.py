@@ -61,6 +61,7 @@ INVALID: Final = (
     "exit status 1: |unable to signal init: invalid argument\n"
 )
 E_RUNS: Final = "id=e bundle={bundle} pid=e status=RUNNING exited_at=never"
+RESIZE: Final = ask("resize_pty", width=80, height=24)
 STREAMS: Final = (
     "id=c1 bundle={bundle} pid=init status=RUNNING stdin={directory}/in "
     "stdout={directory}/out stderr={directory}/err exited_at=never"
@@ -72,13 +73,11 @@ def not_yet(*stock: tuple[str, str]) -> list[Row]:
     fields: dict[str, dict[str, Any]] = {
         "checkpoint": {"path": "{directory}/checkpoint"},
         "update": {"resources": {"type_url": "resources", "value": b"{}"}},
-        "resize_pty": {"width": 80, "height": 24},
     }
-    names = {"resize_pty": "ResizePty"}
     return [
         Row(
             ask(method, **fields.get(method, {})),
-            f"12 method {names.get(method, method.title())}",
+            f"12 method {method.title()}",
             answer,
             LATER,
         )
@@ -93,7 +92,7 @@ NOTHING = Situation(
         *(
             Row(call, NOT_CREATED)
             for call in (
-                *(START, DELETE, ADD_E, STATE, WAIT, KILL_9, PIDS, CLOSE_IO),
+                *(START, DELETE, ADD_E, STATE, WAIT, KILL_9, PIDS, CLOSE_IO, RESIZE),
                 *(START_E, STATE_E, WAIT_E, KILL_E_9, CLOSE_IO_E, DELETE_E),
             )
         ),
@@ -102,7 +101,7 @@ NOTHING = Situation(
                 (method, NOT_CREATED)
                 for method in (
                     *("pause", "resume", "checkpoint"),
-                    *("update", "stats", "resize_pty"),
+                    *("update", "stats"),
                 )
             )
         ),
@@ -143,8 +142,8 @@ CREATED = Situation(
             ("checkpoint", "2 cannot checkpoint a task in created state"),
             ("update", "ok"),
             ("stats", "stats=metrics"),
-            ("resize_pty", "ok"),
         ),
+        Row(RESIZE),
         Row(
             DELETE,
             "pid=init exit_status=137 exited_at=now",
@@ -195,8 +194,8 @@ RUNS = Situation(
             ("resume", "ok"),
             ("update", "ok"),
             ("stats", "stats=metrics"),
-            ("resize_pty", "ok"),
         ),
+        Row(RESIZE),
         Row(KILL_9),
         Row(WAITERS, "exit_status=137 exited_at=now"),
         Row(again(WAIT), "exit_status=137 exited_at=now"),
@@ -226,8 +225,8 @@ IS_STOPPED = Situation(
             ("resume", "2 cannot resume a stopped container"),
             ("checkpoint", "2 cannot checkpoint a stopped container"),
             ("update", "2 cannot update a stopped container"),
-            ("resize_pty", "ok"),
         ),
+        Row(RESIZE),
         Row(DELETE, "pid=init exit_status=3 exited_at=now"),
         Row(LEFTOVERS, "nothing"),
     ],
@@ -240,7 +239,7 @@ DELETED = Situation(
         *(
             Row(again(call), NOT_CREATED)
             for call in (
-                *(START, DELETE, ADD_E, STATE, WAIT, KILL_9, PIDS, CLOSE_IO),
+                *(START, DELETE, ADD_E, STATE, WAIT, KILL_9, PIDS, CLOSE_IO, RESIZE),
                 *(START_E, STATE_E, WAIT_E, KILL_E_9, CLOSE_IO_E, DELETE_E),
             )
         ),
