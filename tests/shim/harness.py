@@ -133,6 +133,7 @@ class Shim:
         self._server.listen_on(listener)
         self._clients: dict[str, Client] = {}
         self._logs: dict[str, int] = {}
+        self._sockets: set[str] = set()
         self._changed = asyncio.Event()
         return self
 
@@ -356,6 +357,24 @@ class Shim:
         return names
 
     # -- what is left
+
+    def bury(self, id_: str) -> None:
+        """Remove the bundle of a container that was deleted, and its connection."""
+        self._clients.pop(id_).close()
+        os.close(self._logs.pop(id_))
+        where = (self.bundles / id_ / "address").read_text()
+        self._sockets.add(address.unix_name(where))
+        shutil.rmtree(self.bundles / id_)
+
+    def strays(self) -> list[str]:
+        """Name what any container of the namespace left: mounts, sockets, state."""
+        mountinfo = Path("/proc/self/mountinfo").read_text().splitlines()
+        left = [line for line in mountinfo if str(self.bundles) in line.split()[4]]
+        state = Path("/run/containerd/runc") / self.namespace
+        with contextlib.suppress(FileNotFoundError):
+            left += map(str, state.iterdir())
+        left += filter(os.path.exists, self._sockets)
+        return left + list(map(str, self.bundles.iterdir()))
 
     def leftovers(self, id_: str) -> list[str]:
         """Name what a container left behind: processes, mounts, sockets, state."""

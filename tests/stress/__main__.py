@@ -1,0 +1,87 @@
+"""The stress test at full length; see ``script/stress``."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import secrets
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from tests.shim.harness import OURS
+
+from .load import Amount, Load
+
+
+def main() -> int:
+    """Run what the command line asks for; 1 if anything is wrong."""
+    asked = _arguments()
+    wrong = 0
+    print(f"seed {asked.seed}")
+    for turn in range(asked.rounds):
+        for runtime in asked.runtime:
+            for pods in asked.pods:
+                amount = Amount(asked.short, asked.execs, asked.dying, asked.at_a_time)
+                wrong += _one(runtime, pods, amount, asked.seed + turn, asked.shim)
+    print(f"faults: {wrong}")
+    return 1 if wrong else 0
+
+
+def _one(runtime: str, pods: bool, amount: Amount, seed: int, shim: Path) -> int:
+    title = f"{runtime}, {'in pods' if pods else 'a shim each'}"
+    directory = Path(tempfile.mkdtemp(prefix="dunnage-stress-"))
+    began = time.monotonic()
+    try:
+        load = Load(
+            directory,
+            runtime,
+            pods,
+            amount,
+            seed,
+            progress=lambda text: print(f"{title} · {text}", flush=True),
+            binary=shim,
+        )
+        faults = asyncio.run(load.run())
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+    for fault in faults:
+        print(f"  FAULT {fault}")
+    print(
+        f"{title}: {load.events} events, {len(load.answers)} lives, "
+        f"{load.refused} starts refused, {len(faults)} faults, "
+        f"{time.monotonic() - began:.0f} s",
+        flush=True,
+    )
+    return len(faults)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="script/stress", description=__doc__)
+    parser.add_argument("--short", type=int, default=200, help="inits that end at once")
+    parser.add_argument("--execs", type=int, default=200, help="execs that end at once")
+    parser.add_argument(
+        "--dying",
+        type=int,
+        default=50,
+        help="inits that die while execs start; twice: in both kinds of pid namespace",
+    )
+    parser.add_argument("--at-a-time", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=secrets.randbelow(1 << 32))
+    parser.add_argument("--runtime", nargs="+", default=["runc", "crun"])
+    parser.add_argument(
+        "--pods",
+        nargs="+",
+        type=lambda text: text == "yes",
+        default=[False, True],
+        help="no, yes, or both: whether containers share a shim",
+    )
+    parser.add_argument("--shim", type=Path, default=OURS, help="another shim")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
