@@ -140,9 +140,11 @@ class Shim:
     async def __aexit__(self, *_: object) -> None:
         for client in self._clients.values():
             client.close()
-        for pid in pids_with(self.namespace):
-            os.kill(pid, signal.SIGKILL)
-            await ended(pid)
+        while pids := pids_with(self.namespace):  # a start may be under way
+            for pid in pids:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+                await ended(pid)
         for bundle in self.bundles.iterdir():
             with contextlib.suppress(Exception):
                 self.delete_action(bundle.name)

@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import secrets
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -19,6 +20,8 @@ from .load import Amount, Load
 def main() -> int:
     """Run what the command line asks for; 1 if anything is wrong."""
     asked = _arguments()
+    # Told to end, it cleans up as for ^C.
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     wrong = 0
     print(f"seed {asked.seed}")
     for turn in range(asked.rounds):
@@ -84,4 +87,7 @@ def _arguments() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -12,10 +12,10 @@ import asyncio
 import contextlib
 import random
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from tests.machine import cgroups_named, pids_with
 from tests.shim.harness import OURS, Shim, spec, until
@@ -25,6 +25,8 @@ from dunnage.conformance.decoder import decode
 from dunnage.conformance.oracle import judge
 from dunnage.conformance.said import Answered, Kind
 from dunnage.errors import FailedPrecondition, Unknown
+
+_Live: TypeAlias = Callable[[str, str | None], Awaitable[None]]
 
 GROUP: Final = "io.containerd.runc.v2.group"
 POD_SIZE: Final = 25
@@ -141,42 +143,39 @@ class Load:
 
     # -- steps
 
-    async def _each(
-        self, kind: str, count: int, live: Callable[[str, str | None], Awaitable[None]]
-    ) -> None:
+    async def _each(self, kind: str, count: int, live: _Live) -> None:
         """Have ``count`` containers live, each in a shim of its own or in pods."""
         names = [f"{kind}-{n}" for n in range(count)]
         if not self.pods:
-            await self._together(kind, [self._tell(live, id_, None) for id_ in names])
+            await self._together(kind, live, names, None)
             return
         for first in range(0, count, POD_SIZE):
             pod = f"{kind}-pod-{first}"
             await self._begin(pod, ["sleep", "1000"], pod)
             members = names[first : first + POD_SIZE]
-            await self._together(kind, [self._tell(live, id_, pod) for id_ in members])
+            await self._together(kind, live, members, pod)
             await self._shim.call(pod, "kill", signal=9)
             await self._end(pod)
 
     async def _together(
-        self, kind: str, lives: list[Coroutine[Any, Any, None]]
+        self, kind: str, live: _Live, names: list[str], pod: str | None
     ) -> None:
         began = time.monotonic()
+        lives = (self._tell(live, id_, pod) for id_ in names)
         await _at_a_time(self.amount.at_a_time, lives)
-        self.progress(f"{kind}: {len(lives)} in {time.monotonic() - began:.1f} s")
+        self.progress(f"{kind}: {len(names)} in {time.monotonic() - began:.1f} s")
 
     async def _tell(
         self,
-        live: Callable[[str, str | None], Awaitable[None]],
+        live: _Live,
         id_: str,
         pod: str | None,
     ) -> None:
         """Live, and turn what fails into a fault: the others go on."""
         try:
             await live(id_, pod)
-        except (Exception, asyncio.CancelledError) as error:
+        except Exception as error:
             self._faults.append(f"{id_}: {error!r} · {self._shim.log(id_)}")
-            if isinstance(error, asyncio.CancelledError):
-                raise
 
     async def _begin(
         self, id_: str, what: list[str] | dict[str, Any], group: str | None
@@ -248,13 +247,13 @@ class Load:
         return [f"left behind: {each}" for each in left]
 
 
-async def _at_a_time(limit: int, lives: Iterable[Coroutine[Any, Any, None]]) -> None:
-    turns = asyncio.Semaphore(limit)
+async def _at_a_time(limit: int, lives: Iterator[Coroutine[Any, Any, None]]) -> None:
+    """Live ``lives``, so many side by side; none is begun that will not be lived."""
 
-    async def in_turn(life: Coroutine[Any, Any, None]) -> None:
-        async with turns:
+    async def one_after_another() -> None:
+        for life in lives:
             await life
 
     async with asyncio.TaskGroup() as group:
-        for life in lives:
-            group.create_task(in_turn(life))
+        for _ in range(limit):
+            group.create_task(one_after_another())
