@@ -135,6 +135,8 @@ class Shim:
         self._logs: dict[str, int] = {}
         self._sockets: set[str] = set()
         self._changed = asyncio.Event()
+        self.takes_events = asyncio.Event()
+        self.takes_events.set()
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -159,6 +161,7 @@ class Shim:
         shutil.rmtree(f"/run/containerd/runc/{self.namespace}", ignore_errors=True)
 
     async def _take(self, request: forward_pb2.ForwardRequest, _: Context) -> Empty:
+        await self.takes_events.wait()
         self.events.append(request.envelope)
         self._changed.set()
         return Empty()

@@ -21,6 +21,7 @@ from dunnage.errors import Aborted, NotFound
 from dunnage.host.procs import Exited
 from dunnage.shim import entry as entry_module
 from dunnage.shim.entry import Entry
+from dunnage.shim.expected import Expected
 from dunnage.shim.service import TaskService
 from dunnage.task.events import (
     Event,
@@ -272,14 +273,18 @@ class Told:
         self.driver = FakeDriver()
         self.said: list[Event] = []
         self.changed = asyncio.Event()
-        self.service = TaskService(lambda _: self.driver, self._emit, self._leave)
+        self.left = 0
+        self.expected = Expected(lambda: 0, lambda: 0.0)
+        self.service = TaskService(
+            lambda _: self.driver, self._emit, self._leave, self.expected
+        )
 
     def _emit(self, event: Event) -> None:
         self.said.append(event)
         self.changed.set()
 
     async def _leave(self) -> None:
-        pass
+        self.left += 1
 
     async def until(self, condition: Callable[[], bool]) -> None:
         """Wait for an event after which the condition holds."""

@@ -82,6 +82,7 @@ def gated(shim: Shim, command: str) -> Any:
     try:
         yield Gate(holder, at_gate)
     finally:
+        gate.unlink()  # whoever comes later, to clean up, passes
         os.close(holder)
 
 

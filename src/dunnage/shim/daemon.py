@@ -28,6 +28,7 @@ from dunnage.publish.publisher import Publisher
 from dunnage.ttrpc.aio.server import Server
 
 from . import log, socket_file
+from .expected import Expected
 from .service import TaskService
 
 _log = logging.getLogger(__name__)
@@ -93,13 +94,17 @@ class Daemon:
             publish_binary=told.containerd_binary,
             run=self._children.run,
         )
-        self._service = TaskService(self._driver, self._outbox.put, self._leave)
+        self._server = Server()
+        expected = Expected(lambda: self._server.connections, time.monotonic)
+        expected.add(flags.id)
+        self._service = TaskService(
+            self._driver, self._outbox.put, self._leave, expected
+        )
         self._leaving = asyncio.Event()
 
     async def run(self) -> None:
         """Serve until shut down, then say what is left to say."""
-        server = Server()
-        self._server = server
+        server = self._server
         self._service.register(server, TASK_V2)
         self._service.register(server, TASK_V3)
         loop = asyncio.get_running_loop()
@@ -130,11 +135,15 @@ class Daemon:
         asyncio.get_running_loop().call_soon(self._leaving.set)
 
     def _withdraw(self) -> None:
-        """Unlink the socket, then stop to listen."""
+        """Unlink the socket, then stop to listen, and admit nobody.
+
+        In one step: who meets the shim after it finds nothing, or hears the refusal.
+        """
         with contextlib.suppress(OSError):
             socket_file.unlink_if_ours(self._path, self._identity)
         self._identity = None
         self._server.stop_listening()
+        self._service.admit_nobody()
 
     def _driver(self, options: Options) -> RuncDriver:
         return RuncDriver(self._children, options, self._namespace)

@@ -30,6 +30,7 @@ from dunnage.errors import (
     DunnageError,
     InvalidArgument,
     NotFound,
+    Unavailable,
     Unimplemented,
     Unknown,
 )
@@ -42,6 +43,8 @@ from dunnage.ttrpc.aio.server import Context, Server
 
 from . import translate
 from .entry import Entry
+from .expected import Expected
+from .join import COMING
 
 _log = logging.getLogger(__name__)
 
@@ -70,6 +73,7 @@ class TaskService:
         emit: takes each event, synchronously.
         leave: asked by Shutdown when nobody owns the shim; returns when the answer
             may go out.
+        expected: the containers that are on their way.
     """
 
     def __init__(
@@ -77,10 +81,13 @@ class TaskService:
         drivers: Drivers,
         emit: Callable[[Event], None],
         leave: Callable[[], Coroutine[None, None, None]],
+        expected: Expected,
     ) -> None:
         self._drivers = drivers
         self._emit = emit
         self._leave = leave
+        self._expected = expected
+        self._is_leaving = False
         self._entries: dict[str, Entry] = {}
         self._work: set[asyncio.Task[Any]] = set()
 
@@ -104,6 +111,10 @@ class TaskService:
         """Whether there is a container, created or being created."""
         return bool(self._entries)
 
+    def admit_nobody(self) -> None:
+        """Refuse containers from now on: the shim leaves."""
+        self._is_leaving = True
+
     async def settled(self) -> None:
         """Wait until no operation is in flight."""
         while self._work:
@@ -123,8 +134,10 @@ class TaskService:
         options = translate.options(request.options)
         if request.id in self._entries:
             raise AlreadyExists(f"container {request.id}")
+        self._refuse_if_leaving()
         entry = Entry(translate.task_create(request), self._emit)
         self._entries[request.id] = entry
+        self._expected.discard(request.id)
         return await self._finish(self._create(entry, request, options))
 
     async def _create(
@@ -294,18 +307,39 @@ class TaskService:
         return Empty()
 
     async def connect(
-        self, request: pb.ConnectRequest, _: Context
+        self, request: pb.ConnectRequest, context: Context
     ) -> pb.ConnectResponse:
-        """Say who we are; never fails."""
+        """Say who we are; fails only for a `start` that joins a shim that leaves."""
+        if COMING in context.metadata:
+            self._refuse_if_leaving()
+            identifiers.validate("container id", request.id)
+            self._expected.add(request.id)
         entry = self._entries.get(request.id)
         pid = entry.container.pid if entry and entry.container else 0
         return pb.ConnectResponse(shim_pid=os.getpid(), task_pid=pid)
 
-    async def shutdown(self, _request: pb.ShutdownRequest, _: Context) -> Empty:
-        """Leave, unless there is a container; ``now`` changes nothing."""
-        if not self.is_owned:
+    async def shutdown(self, request: pb.ShutdownRequest, _: Context) -> Empty:
+        """Leave, unless there is a container or one is coming; ``now`` changes nothing.
+
+        The id says only who is not coming any more.
+        """
+        self._expected.discard(request.id)
+        if self.is_owned:
+            return Empty()
+        if self._expected.anybody():
+            # Should it never come, nobody would ask again.
+            self._expected.when_nobody(self._leave_unless_owned)
+        else:
             await self._leave()
         return Empty()
+
+    def _leave_unless_owned(self) -> None:
+        if not self.is_owned:
+            _ = self._start_work(self._leave())
+
+    def _refuse_if_leaving(self) -> None:
+        if self._is_leaving:
+            raise Unavailable("the shim is shutting down")
 
     # -- what happens to processes
 

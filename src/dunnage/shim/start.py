@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+from typing import Final
 
 from dunnage.bootstrap import address, bundle, identifiers, wire
 from dunnage.bootstrap.flags import Flags
@@ -19,6 +20,9 @@ from dunnage.errors import InvalidArgument
 from dunnage.oci import Spec
 
 from . import socket_file
+
+_TURNS: Final = 5
+"""How often a shim may leave before us; after that its address is a guess."""
 
 
 def start(flags: Flags, stdin: bytes) -> bytes:
@@ -41,16 +45,32 @@ def start(flags: Flags, stdin: bytes) -> bytes:
     # On disk before anybody can need it: a daemon of 1.6 or 1.7 that restarts finds
     # the shim by this file only.
     bundle.write(os.getcwd(), bundle.ADDRESS, where)
-    listener = socket_file.bind(path)
-    if listener is not None:
-        try:
-            _fork_server(flags, told, listener)
-        except BaseException:
-            os.unlink(path)
-            raise
-        finally:
-            listener.close()
+    # Who leaves has unlinked its socket: the next turn finds none, and binds.
+    for _ in range(_TURNS):
+        if _bound(flags, told, path) or _joined(path, flags.id):
+            break
     return wire.render_answer(told.dialect, where)
+
+
+def _bound(flags: Flags, told: wire.Start, path: str) -> bool:
+    """Start a server, unless there is one."""
+    listener = socket_file.bind(path)
+    if listener is None:
+        return False
+    try:
+        _fork_server(flags, told, listener)
+    except BaseException:
+        os.unlink(path)
+        raise
+    finally:
+        listener.close()
+    return True
+
+
+def _joined(path: str, container_id: str) -> bool:
+    from .join import join
+
+    return join(path, container_id)
 
 
 def _annotations() -> dict[str, str]:
