@@ -182,6 +182,33 @@ def test_shared_shim(
     asyncio.run(scenario())
 
 
+def test_a_shim_that_another_joins(
+    places: Places, bundle: Bundle, shim: Shim, process: subprocess.Popen[bytes]
+) -> None:
+    """One that is joined while it is asked to leave is not killed, even if forced."""
+
+    async def scenario() -> None:
+        fake = FakeShim(bundle, process.pid)
+        found = endpoint.read(str(bundle.path))
+        assert found
+        other = bundles.create(places, "other", b"{}")  # its start is under way
+
+        def joined() -> None:
+            endpoint.write(str(other.path), found)
+
+        def in_a_moment() -> None:
+            asyncio.get_running_loop().call_later(0.1, joined)
+
+        fake.on_shutdown = in_a_moment
+        task = await Task.connect(bundle, places.namespace)
+        await bury(shim, bundle, task, force=True)
+        assert process.poll() is None
+        assert bundles.list_all(places) == [other]
+        await fake.close()
+
+    asyncio.run(scenario())
+
+
 def test_without_a_shim(places: Places, bundle: Bundle, shim: Shim) -> None:
     """Where there is no shim any more, the binary's word is taken."""
     assert asyncio.run(bury(shim, bundle, None)) == Exit(0, 255, None)

@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -395,6 +396,33 @@ async def test_a_running_shim_imports_nothing(tmp_path: Path) -> None:
         log += shim.log("c")
         imported = [line for line in log.splitlines() if "import time" in line]
         assert [] == imported
+
+
+_FAILS = """
+import sys
+from dunnage.bootstrap import wire
+from dunnage.bootstrap.flags import Flags
+from dunnage.shim import daemon, socket_file
+
+async def run(self):
+    raise RuntimeError("planted")
+
+daemon.Daemon.run = run
+told = wire.parse_start(b"", Flags(), {})
+sys.exit(daemon.serve(Flags(id="c"), told, socket_file.bind(sys.argv[1])))
+"""
+
+
+def test_a_shim_that_dies_of_itself_takes_its_socket_along(tmp_path: Path) -> None:
+    """leaves-clean: nobody is led to a shim that is not there; the log says why."""
+    (tmp_path / "log").touch()
+    path = tmp_path / "s" / "socket"
+    argv = [sys.executable, "-c", _FAILS, str(path)]
+    done = subprocess.run(argv, cwd=tmp_path, check=False, timeout=LIMIT_S)
+    assert 1 == done.returncode
+    assert "planted" in (tmp_path / "log").read_text()
+    assert path.parent.is_dir()
+    assert not path.exists()
 
 
 # -- without start

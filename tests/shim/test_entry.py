@@ -180,6 +180,25 @@ async def test_a_start_is_given_up_when_init_is_dead(
     assert future.cancelled()
 
 
+@in_loop
+async def test_a_start_after_init_s_death_has_its_limit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An exec that runs withholds the exit of an init that was only created."""
+    monkeypatch.setattr(entry_module, "STUCK_LIMIT_S", 0.0)
+    entry = created()
+    with entry.task.adding("e") as adding:
+        adding.commit()
+    with entry.task.starting("e") as starting:
+        starting.commit(8)
+    entry.task.died(INIT, 9, 5)
+    entry.hurry()
+    async with asyncio.timeout(LIMIT_S):
+        with pytest.raises(Aborted, match=r"^start of init: init is dead"):
+            async with entry.starting(INIT):
+                await asyncio.get_running_loop().create_future()
+
+
 # -- the service on a runtime that can be told
 
 

@@ -492,6 +492,7 @@ async def test_a_failure_without_a_caller_is_logged(tmp_path: Path) -> None:
                     seen += shim.log("c")
                     await asyncio.sleep(0.01)
         assert "Traceback" not in seen
+        assert " container=c " in seen
         await leaves_nothing(shim)
 
 

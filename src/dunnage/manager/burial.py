@@ -35,6 +35,7 @@ _log: Final = logging.getLogger("dunnage.manager")
 _DEATH_LIMIT_S: Final = 10.0
 # A shim that leaves first says what it still has to say.
 _LEAVE_LIMIT_S: Final = 5.0
+_LOOK_S: Final = 0.1
 # What containerd reports when not even the shim's `delete` knows.
 _UNKNOWN_STATUS: Final = 255
 
@@ -104,8 +105,7 @@ async def _shut_down(task: Task, shim: Shim, *, force: bool) -> None:
         except DunnageError as error:
             # A shim may be gone before its answer is out.
             _log.debug("%s: shutdown: %s", task.bundle.id, error)
-        if not _is_shared(task.bundle, shim):
-            await _see_off(shim_fd, task.bundle.id, force=force)
+        await _see_off(shim_fd, task.bundle, shim, force=force)
     finally:
         os.close(shim_fd)
 
@@ -120,22 +120,25 @@ def _is_shared(bundle: Bundle, shim: Shim) -> bool:
     return False
 
 
-async def _see_off(shim_fd: int, container_id: str, *, force: bool) -> None:
-    """Wait until the shim's process is gone.
+async def _see_off(shim_fd: int, bundle: Bundle, shim: Shim, *, force: bool) -> None:
+    """Wait until the shim's process is gone, if it is not to stay for another.
 
     Not to be tidy: a shim that still leaves would meet, and unlink the socket of, a
     successor with the same id.
     """
-    if await _is_gone(shim_fd):
-        return
+    limit = asyncio.get_running_loop().time() + _LEAVE_LIMIT_S
+    while asyncio.get_running_loop().time() < limit:
+        # Each time: one that joins has no address in its bundle until it has joined.
+        if _is_shared(bundle, shim) or await _is_gone(shim_fd, _LOOK_S):
+            return
     if force:
         signal.pidfd_send_signal(shim_fd, signal.SIGKILL)
-        if await _is_gone(shim_fd):
+        if await _is_gone(shim_fd, _LEAVE_LIMIT_S):
             return
-    _log.warning("%s: its shim is still there", container_id)
+    _log.warning("%s: its shim is still there", bundle.id)
 
 
-async def _is_gone(process_fd: int) -> bool:
+async def _is_gone(process_fd: int, limit_s: float) -> bool:
     loop = asyncio.get_running_loop()
     gone = loop.create_future()
 
@@ -145,7 +148,7 @@ async def _is_gone(process_fd: int) -> bool:
 
     loop.add_reader(process_fd, note)
     try:
-        await asyncio.wait([gone], timeout=_LEAVE_LIMIT_S)
+        await asyncio.wait([gone], timeout=limit_s)
     finally:
         loop.remove_reader(process_fd)
     return gone.done()

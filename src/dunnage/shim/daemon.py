@@ -63,6 +63,8 @@ def serve_here(flags: Flags) -> int:
 
 def serve(flags: Flags, told: wire.Start, listener: socket.socket) -> int:
     """Serve until it is time to leave; return the exit status."""
+    path = str(listener.getsockname())
+    identity = socket_file.file_identity(path)
     fields = {"runtime": "io.containerd.dunnage.v2", "namespace": flags.namespace}
     log.set_up(fields, debug=told.debug)
     try:
@@ -72,6 +74,9 @@ def serve(flags: Flags, told: wire.Start, listener: socket.socket) -> int:
         asyncio.run(Daemon(flags, told, listener).run())
     except BaseException:  # noqa: BLE001  # the log is the only place to say it
         _log.critical("the shim dies", exc_info=True)
+        # Nobody comes to it any more; a successor's is another file.
+        with contextlib.suppress(OSError):
+            socket_file.unlink_if_ours(path, identity)
         return 1
     return 0
 

@@ -80,7 +80,8 @@ class Entry:
         Raises:
             Aborted: it was given up.
         """
-        limit = asyncio.timeout(None)
+        # Init's own start may begin after its death, while an exec withholds the exit.
+        limit = asyncio.timeout(STUCK_LIMIT_S if self.task.init_is_dead else None)
         self._starts[exec_id] = limit
         try:
             async with limit:

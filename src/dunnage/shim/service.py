@@ -14,6 +14,7 @@ import contextlib
 import logging
 import os
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any, Final, Protocol, TypeVar
 
 from dunnage.api import task_v2_pb2 as pb
@@ -138,7 +139,7 @@ class TaskService:
         entry = Entry(translate.task_create(request), self._emit)
         self._entries[request.id] = entry
         self._expected.discard(request.id)
-        return await self._finish(self._create(entry, request, options))
+        return await self._finish(entry, self._create(entry, request, options))
 
     async def _create(
         self, entry: Entry, request: pb.CreateTaskRequest, options: Options
@@ -165,7 +166,7 @@ class TaskService:
     async def start(self, request: pb.StartRequest, _: Context) -> pb.StartResponse:
         """Start init or an exec."""
         entry = self._entry(request.id)
-        return await self._finish(self._start(entry, request.exec_id))
+        return await self._finish(entry, self._start(entry, request.exec_id))
 
     async def _start(self, entry: Entry, exec_id: str) -> pb.StartResponse:
         async with entry.turn(exec_id):
@@ -193,8 +194,8 @@ class TaskService:
         """Remove an exec, or the task with its container."""
         entry = self._entry(request.id)
         if request.exec_id:
-            return await self._finish(self._delete_exec(entry, request.exec_id))
-        return await self._finish(self._delete_task(entry))
+            return await self._finish(entry, self._delete_exec(entry, request.exec_id))
+        return await self._finish(entry, self._delete_task(entry))
 
     async def _delete_exec(self, entry: Entry, exec_id: str) -> pb.DeleteResponse:
         async with entry.turn(exec_id):
@@ -247,7 +248,7 @@ class TaskService:
         entry = self._entry(request.id)
         entry.task.check(Operation.KILL, request.exec_id)
         process = entry.process(request.exec_id)
-        await self._finish(process.kill(request.signal, everything=request.all))
+        await self._finish(entry, process.kill(request.signal, everything=request.all))
         return Empty()
 
     async def wait(self, request: pb.WaitRequest, _: Context) -> pb.WaitResponse:
@@ -280,7 +281,7 @@ class TaskService:
         """List the processes of a container; those of execs are named."""
         entry = self._entry(request.id)
         assert entry.container, "a registered task has its container"
-        pids = await self._finish(entry.container.pids())
+        pids = await self._finish(entry, entry.container.pids())
         execs = {
             process.pid: exec_id
             for exec_id, process in entry.execs.items()
@@ -401,7 +402,7 @@ class TaskService:
         task.add_done_callback(self._work.discard)
         return task
 
-    async def _finish(self, work: Coroutine[Any, Any, T]) -> T:
+    async def _finish(self, entry: Entry, work: Coroutine[Any, Any, T]) -> T:
         """Do ``work`` to its end, also when who asked for it goes away."""
         task = self._start_work(work)
         try:
@@ -409,7 +410,7 @@ class TaskService:
         except OSError as error:
             raise translate.os_error(error) from error
         except asyncio.CancelledError:
-            task.add_done_callback(_log_failure)
+            task.add_done_callback(partial(_log_failure, entry.id))
             raise
 
 
@@ -432,7 +433,8 @@ async def _exit_of_the_deleted(entry: Entry) -> None:
         ) from None
 
 
-def _log_failure(task: asyncio.Task[Any]) -> None:
+def _log_failure(container_id: str, task: asyncio.Task[Any]) -> None:
     """Log the failure of work whose requester is gone."""
     if not task.cancelled() and (error := task.exception()):
-        _log.error("an operation whose caller left has failed: %s", error)
+        text = "an operation whose caller left has failed: %s"
+        _log.error(text, error, extra={"container": container_id})
