@@ -20,8 +20,9 @@ from dunnage.drivers.contract import (
 from dunnage.errors import Aborted, NotFound
 from dunnage.host.procs import Exited
 from dunnage.shim import entry as entry_module
+from dunnage.shim import expected as expected_module
 from dunnage.shim.entry import Entry
-from dunnage.shim.expected import Expected
+from dunnage.shim.expected import EXPECTED_S, Expected
 from dunnage.shim.service import TaskService
 from dunnage.task.events import (
     Event,
@@ -34,7 +35,7 @@ from dunnage.task.machine import INIT
 from dunnage.task.states import Exit
 from dunnage.ttrpc.aio.server import Context
 
-from .harness import LIMIT_S, in_loop
+from .harness import LIMIT_S, in_loop, until
 
 
 def created(said: list[Event] | None = None) -> Entry:
@@ -293,7 +294,8 @@ class Told:
         self.said: list[Event] = []
         self.changed = asyncio.Event()
         self.left = 0
-        self.expected = Expected(lambda: 0, lambda: 0.0)
+        self.now = 0.0
+        self.expected = Expected(lambda: 0, lambda: self.now)
         self.service = TaskService(
             lambda _: self.driver, self._emit, self._leave, self.expected
         )
@@ -304,6 +306,7 @@ class Told:
 
     async def _leave(self) -> None:
         self.left += 1
+        self.changed.set()
 
     async def until(self, condition: Callable[[], bool]) -> None:
         """Wait for an event after which the condition holds."""
@@ -370,3 +373,30 @@ async def test_an_exec_that_comes_after_the_kill_is_killed_too(tmp_path: Path) -
     assert 2 == init.kills_of_all
     exits = [event.id for event in told.said if isinstance(event, TaskExit)]
     assert ["e", "c"] == exits
+
+
+@pytest.mark.parametrize("comes", [False, True])
+@in_loop
+async def test_a_shutdown_waits_for_who_is_coming(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, comes: bool
+) -> None:
+    """kept-for-those-who-come: if it never comes, the shim leaves unasked, and once."""
+    monkeypatch.setattr(expected_module, "_LOOK_S", 0.001)
+    told = Told()
+    service, context = told.service, Context()
+    for id_ in ("a", "b"):
+        told.expected.add(id_)
+    for _ in range(2):
+        await service.shutdown(pb.ShutdownRequest(id="a"), context)
+        assert 0 == told.left
+    if comes:
+        await service.create(
+            pb.CreateTaskRequest(id="b", bundle=str(tmp_path)), context
+        )
+        await until(lambda: told.expected._timer is None)  # it has looked
+        assert 0 == told.left
+    else:
+        told.now = EXPECTED_S
+        await told.until(lambda: told.left > 0)
+        await service.settled()
+        assert 1 == told.left
