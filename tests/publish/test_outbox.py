@@ -40,7 +40,7 @@ def test_fifo() -> None:
     outbox = outbox_at(1, 2, 3)
     put(outbox, 3)
     assert (pids(outbox), len(outbox)) == ([1, 2, 3], 3)
-    outbox.drop_head()
+    outbox.drop()
     assert pids(outbox) == [2, 3]
 
 
@@ -68,7 +68,7 @@ def test_stamp_outlives_the_queue() -> None:
     """stamped-at-emit: the clock cannot go back behind an event that was said."""
     outbox = outbox_at(5, 3)
     put(outbox, 1)
-    outbox.drop_head()
+    outbox.drop()
     put(outbox, 1)
     assert stamps(outbox) == [5]
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import re
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from itertools import count, groupby
 from typing import TYPE_CHECKING, Any
 
@@ -29,15 +30,36 @@ from dunnage.errors import (
 from dunnage.publish import envelope
 from dunnage.publish.forward import ENVELOPE_LIMIT_BYTES
 from dunnage.publish.outbox import Outbox
-from dunnage.publish.publisher import Publisher
+from dunnage.publish.publisher import PROBES, Publisher
 from dunnage.task.events import TaskCheckpointed, TaskStart
-
-from .fake_daemon import LIMIT_S, FakeDaemon, serving, until
+from dunnage.testing.daemon import (
+    HANGING,
+    LOST,
+    TAKEN,
+    TRUNCATED,
+    Answer,
+    FakeDaemon,
+    refused,
+    taken,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 TRIES = 3
+LIMIT_S = 5.0
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for a condition, with a limit."""
+    async with asyncio.timeout(LIMIT_S):
+        while not condition():
+            await asyncio.sleep(0.001)
+
+
+def heard(daemon: FakeDaemon) -> list[bytes]:
+    """Return every envelope that a daemon has heard."""
+    return [it.envelope for it in daemon.heard]
 
 
 @pytest.fixture
@@ -81,13 +103,13 @@ def test_all_in_order(path: str, outbox: Outbox) -> None:
 
     async def main() -> None:
         expected = put(outbox, 1, 2)
-        async with serving(path) as daemon, publishing(outbox, path) as publisher:
+        async with FakeDaemon(path) as daemon, publishing(outbox, path) as publisher:
             assert await publisher.drained(LIMIT_S)
             expected += put(outbox, 3)
             assert await publisher.drained(LIMIT_S)
-            assert daemon.heard == expected
+            assert heard(daemon) == expected
             expected_metadata = {"containerd-namespace-ttrpc": "default"}
-            assert daemon.metadata == [expected_metadata] * 3
+            assert [it.metadata for it in daemon.heard] == [expected_metadata] * 3
 
     asyncio.run(main())
 
@@ -98,11 +120,11 @@ def test_address_with_scheme(path: str, outbox: Outbox) -> None:
     async def main() -> None:
         expected = put(outbox, 1)
         async with (
-            serving(path) as daemon,
+            FakeDaemon(path) as daemon,
             publishing(outbox, f"unix://{path}") as publisher,
         ):
             assert await publisher.drained(LIMIT_S)
-            assert daemon.heard == expected
+            assert heard(daemon) == expected
 
     asyncio.run(main())
 
@@ -111,20 +133,15 @@ def test_one_in_flight(path: str, outbox: Outbox) -> None:
     """fifo: no event is said before the one in front of it was answered."""
 
     async def main() -> None:
-        answer = asyncio.Event()
-
-        async def late() -> None:
-            await answer.wait()
-
         expected = put(outbox, 1, 2)
-        async with serving(path) as daemon, publishing(outbox, path) as publisher:
-            daemon.script = [late]
+        async with FakeDaemon(path) as daemon, publishing(outbox, path) as publisher:
+            daemon.script = [HANGING]
             await until(lambda: len(daemon.heard) == 1)
             assert not await publisher.drained(0.02)
-            assert daemon.heard == expected[:1]
-            answer.set()
+            assert heard(daemon) == expected[:1]
+            daemon.wake()
             assert await publisher.drained(LIMIT_S)
-            assert daemon.heard == expected
+            assert heard(daemon) == expected
 
     asyncio.run(main())
 
@@ -139,10 +156,12 @@ def test_daemon_comes_later(
         async with publishing(outbox, path) as publisher:
             await until(lambda: "1 events wait to be said" in caplog.text)
             expected += put(outbox, 2, 3)
-            async with serving(path) as daemon:
+            async with FakeDaemon(path) as daemon:
                 assert await publisher.drained(LIMIT_S)
-                assert daemon.heard == expected
-                times = [envelope.decode(data).timestamp.nanos for data in daemon.heard]
+                assert heard(daemon) == expected
+                times = [
+                    envelope.decode(data).timestamp.nanos for data in heard(daemon)
+                ]
                 assert times == [1, 2, 3]
 
     asyncio.run(main())
@@ -154,14 +173,14 @@ def test_daemon_restarts(path: str, outbox: Outbox) -> None:
 
     async def main() -> None:
         expected = put(outbox, 1)
-        async with serving(path) as daemon, publishing(outbox, path) as publisher:
+        async with FakeDaemon(path) as daemon, publishing(outbox, path) as publisher:
             assert await publisher.drained(LIMIT_S)
-            await daemon.stop()
+            daemon.stop()
             expected += put(outbox, 2, 3)
             assert not await publisher.drained(0.02)
-            await daemon.restart()
+            daemon.start()
             assert await publisher.drained(LIMIT_S)
-            assert daemon.heard == expected
+            assert heard(daemon) == expected
 
     asyncio.run(main())
 
@@ -177,10 +196,10 @@ def test_refused_for_good(
 
     async def main() -> None:
         expected = put(outbox, 1, 2)
-        async with serving(path) as daemon, publishing(outbox, path) as publisher:
-            daemon.script = [kind("no")]
+        async with FakeDaemon(path) as daemon, publishing(outbox, path) as publisher:
+            daemon.script = [refused(kind("no"))]
             assert await publisher.drained(LIMIT_S)
-            assert daemon.heard == expected
+            assert heard(daemon) == expected
 
     asyncio.run(main())
     assert [record.levelno for record in caplog.records] == [logging.ERROR]
@@ -195,10 +214,10 @@ def test_passing_trouble(
 
     async def main() -> None:
         first, second = put(outbox, 1, 2)
-        async with serving(path) as daemon, publishing(outbox, path) as publisher:
-            daemon.script = [kind("later")] * (TRIES + 2)
+        async with FakeDaemon(path) as daemon, publishing(outbox, path) as publisher:
+            daemon.script = [refused(kind("later"))] * (TRIES + 2)
             assert await publisher.drained(LIMIT_S)
-            assert daemon.heard == [first] * (TRIES + 3) + [second]
+            assert heard(daemon) == [first] * (TRIES + 3) + [second]
 
     asyncio.run(main())
 
@@ -214,13 +233,61 @@ def test_poisoned(
 
     async def main() -> None:
         first, second = put(outbox, 1, 2)
-        async with serving(path) as daemon, publishing(outbox, path) as publisher:
-            daemon.script = [kind("oh")] * TRIES
+        async with FakeDaemon(path) as daemon, publishing(outbox, path) as publisher:
+            daemon.script = [refused(kind("oh"))] * TRIES
             assert await publisher.drained(LIMIT_S)
-            assert daemon.heard == [first] * TRIES + [second]
+            assert heard(daemon) == [first] * TRIES + [second]
 
     asyncio.run(main())
     assert "given up" in caplog.text
+
+
+def test_one_after_the_other_is_poisoned(
+    path: str, outbox: Outbox, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Events in a row that all meet trouble of their own do not block the next."""
+
+    async def main() -> None:
+        first, second, third, fourth = put(outbox, 1, 2, 3, 4)
+        async with FakeDaemon(path) as daemon, publishing(outbox, path) as publisher:
+            daemon.script = [refused(Unknown("oh"))] * (TRIES + 1)
+            assert await publisher.drained(LIMIT_S)
+            assert heard(daemon) == [first] * TRIES + [second, third, fourth]
+
+    asyncio.run(main())
+    pids = re.findall(r"given up: /tasks/start .* pid: (\d)", caplog.text)
+    assert pids == ["1", "2"]
+
+
+@pytest.mark.parametrize("waiting", [1, 2, 20])
+@pytest.mark.parametrize("kind", [Unknown, Internal])
+def test_a_daemon_in_trouble_for_long_loses_nothing(
+    path: str,
+    outbox: Outbox,
+    caplog: pytest.LogCaptureFixture,
+    kind: type[Unknown | Internal],
+    waiting: int,
+) -> None:
+    """fifo: trouble that every event meets is the daemon's, and is waited out."""
+
+    async def main() -> None:
+        expected = put(outbox, *range(waiting))
+        a_round = TRIES + min(PROBES, waiting - 1)
+        async with FakeDaemon(path) as daemon, publishing(outbox, path) as publisher:
+            daemon.script = [refused(kind("oh"))] * (5 * a_round)
+            daemon.script.append(HANGING)
+            await until(lambda: daemon.script == [])
+            assert publisher.describe().startswith(f"{waiting} events wait, the first")
+            assert publisher.describe().endswith(f"answer {kind.code}: oh")
+            daemon.wake()
+            assert await publisher.drained(LIMIT_S)
+            assert daemon.stream() == expected
+            assert daemon.inexcusable() == []
+            assert publisher.describe() == "no event waits"
+
+    asyncio.run(main())
+    assert "given up" not in caplog.text
+    assert len(caplog.records) == 1
 
 
 def test_trouble_counts_while_the_connection_lives(path: str, outbox: Outbox) -> None:
@@ -228,11 +295,11 @@ def test_trouble_counts_while_the_connection_lives(path: str, outbox: Outbox) ->
 
     async def main() -> None:
         first, second = put(outbox, 1, 2)
-        async with serving(path) as daemon, publishing(outbox, path) as publisher:
-            trouble = [Unknown("oh")] * (TRIES - 1)
-            daemon.script = [*trouble, daemon.hang_up, *trouble]
+        async with FakeDaemon(path) as daemon, publishing(outbox, path) as publisher:
+            trouble = [refused(Unknown("oh"))] * (TRIES - 1)
+            daemon.script = [*trouble, LOST, *trouble]
             assert await publisher.drained(LIMIT_S)
-            assert daemon.heard == [first] * (2 * TRIES) + [second]
+            assert heard(daemon) == [first] * (2 * TRIES) + [second]
 
     asyncio.run(main())
 
@@ -242,10 +309,10 @@ def test_reply_lost(path: str, outbox: Outbox) -> None:
 
     async def main() -> None:
         first, second = put(outbox, 1, 2)
-        async with serving(path) as daemon, publishing(outbox, path) as publisher:
-            daemon.script = [daemon.hang_up]
+        async with FakeDaemon(path) as daemon, publishing(outbox, path) as publisher:
+            daemon.script = [LOST]
             assert await publisher.drained(LIMIT_S)
-            assert daemon.heard == [first, first, second]
+            assert heard(daemon) == [first, first, second]
 
     asyncio.run(main())
 
@@ -256,12 +323,12 @@ def test_unanswered(path: str, outbox: Outbox) -> None:
     async def main() -> None:
         first, second = put(outbox, 1, 2)
         async with (
-            serving(path) as daemon,
+            FakeDaemon(path) as daemon,
             publishing(outbox, path, answer_limit_s=0.02) as publisher,
         ):
-            daemon.script = [daemon.hang]
+            daemon.script = [HANGING]
             assert await publisher.drained(LIMIT_S)
-            assert daemon.heard == [first, first, second]
+            assert heard(daemon) == [first, first, second]
 
     asyncio.run(main())
 
@@ -283,10 +350,10 @@ def test_garbage(path: str, outbox: Outbox) -> None:
             peer.close()
             listener.close()
             daemon = FakeDaemon(path)
-            await daemon.restart()
+            daemon.start()
             assert await publisher.drained(LIMIT_S)
-            assert daemon.heard == expected
-            await daemon.stop()
+            assert heard(daemon) == expected
+            daemon.stop()
 
     asyncio.run(main())
 
@@ -330,9 +397,9 @@ def test_above_the_frame_limit(
     async def main() -> None:
         outbox.put(TaskCheckpointed("c1", "x" * ENVELOPE_LIMIT_BYTES))
         expected = put(outbox, 2)
-        async with serving(path) as daemon, publishing(outbox, path) as publisher:
+        async with FakeDaemon(path) as daemon, publishing(outbox, path) as publisher:
             assert await publisher.drained(LIMIT_S)
-            assert daemon.heard == expected
+            assert heard(daemon) == expected
 
     asyncio.run(main())
     assert "above the frame limit" in caplog.text
@@ -345,9 +412,9 @@ def test_largest_event(path: str, outbox: Outbox) -> None:
         outbox.put(TaskCheckpointed("c1", ""))
         room = ENVELOPE_LIMIT_BYTES - len(outbox.head() or b"") - 16
         outbox.put(TaskCheckpointed("c1", "x" * room))
-        async with serving(path) as daemon, publishing(outbox, path) as publisher:
+        async with FakeDaemon(path) as daemon, publishing(outbox, path) as publisher:
             assert await publisher.drained(LIMIT_S)
-            assert len(daemon.heard[1]) > ENVELOPE_LIMIT_BYTES - 16
+            assert len(heard(daemon)[1]) > ENVELOPE_LIMIT_BYTES - 16
 
     asyncio.run(main())
 
@@ -367,17 +434,12 @@ def test_drained_has_a_limit(path: str, outbox: Outbox) -> None:
 
     async def main() -> None:
         put(outbox, 1)
-        answer = asyncio.Event()
-
-        async def late() -> None:
-            await answer.wait()
-
-        async with serving(path) as daemon, publishing(outbox, path) as publisher:
-            daemon.script = [late]
+        async with FakeDaemon(path) as daemon, publishing(outbox, path) as publisher:
+            daemon.script = [HANGING]
             longer = asyncio.create_task(publisher.drained(LIMIT_S))
             assert not await publisher.drained(0.01)
             assert not longer.done()
-            answer.set()
+            daemon.wake()
             assert await longer
 
     asyncio.run(main())
@@ -392,9 +454,9 @@ def test_drained_cuts_the_back_off(
         expected = put(outbox, 1)
         async with publishing(outbox, path, back_off_s=(3600.0,)) as publisher:
             await until(lambda: "wait to be said" in caplog.text)
-            async with serving(path) as daemon:
+            async with FakeDaemon(path) as daemon:
                 assert await publisher.drained(LIMIT_S)
-                assert daemon.heard == expected
+                assert heard(daemon) == expected
 
     asyncio.run(main())
 
@@ -424,8 +486,8 @@ def test_close_while_unanswered(
 
     async def main() -> None:
         put(outbox, 1, 2)
-        async with serving(path) as daemon, publishing(outbox, path) as publisher:
-            daemon.script = [daemon.hang]
+        async with FakeDaemon(path) as daemon, publishing(outbox, path) as publisher:
+            daemon.script = [HANGING]
             await until(lambda: len(daemon.heard) == 1)
             drain = asyncio.create_task(publisher.drained(LIMIT_S))
             await asyncio.sleep(0)
@@ -491,8 +553,8 @@ def test_cancelled(path: str, outbox: Outbox) -> None:
 
     async def main() -> None:
         put(outbox, 1)
-        async with serving(path) as daemon:
-            daemon.script = [daemon.hang]
+        async with FakeDaemon(path) as daemon:
+            daemon.script = [HANGING]
             publisher = Publisher(outbox, "default", path)
             task = asyncio.create_task(publisher.run())
             await until(lambda: len(daemon.heard) == 1)
@@ -514,7 +576,7 @@ def test_own_bug(
 
     async def main() -> None:
         _, second = put(outbox, 1, 2)
-        async with serving(path) as daemon, publishing(outbox, path) as publisher:
+        async with FakeDaemon(path) as daemon, publishing(outbox, path) as publisher:
             say = publisher._way.say
             calls = count(1)
 
@@ -525,24 +587,21 @@ def test_own_bug(
 
             monkeypatch.setattr(publisher._way, "say", buggy)
             assert await publisher.drained(LIMIT_S)
-            assert daemon.heard == [second]
+            assert heard(daemon) == [second]
 
     asyncio.run(main())
     assert "ZeroDivisionError" in caplog.text
 
 
-FAULTS: dict[str, Callable[[FakeDaemon], Exception | Callable[[], Awaitable[None]]]] = {
-    "ok": lambda _: _at_once,
-    "hang-up": lambda daemon: daemon.hang_up,
-    "hang": lambda daemon: daemon.hang,
-    "unavailable": lambda _: Unavailable("later"),
-    "unknown": lambda _: Unknown("oh"),
-    "bug": lambda _: RuntimeError("oh"),
+FAULTS: dict[str, Answer] = {
+    "ok": TAKEN,
+    "late": taken(0.001),
+    "lost": LOST,
+    "truncated": TRUNCATED,
+    "hang": HANGING,
+    "unavailable": refused(Unavailable("later")),
+    "unknown": refused(Unknown("oh")),
 }
-
-
-async def _at_once() -> None:
-    """Answer without waiting."""
 
 
 @pytest.mark.slow
@@ -561,14 +620,16 @@ def test_fifo_under_faults(faults: list[str], tmp_path: Path) -> None:
         path = tmp_path / "ttrpc"
         path.unlink(missing_ok=True)
         async with (
-            serving(str(path)) as daemon,
+            FakeDaemon(str(path)) as daemon,
             publishing(
                 outbox, str(path), tries=len(faults) + 1, answer_limit_s=0.01
             ) as publisher,
         ):
-            daemon.script = [FAULTS[fault](daemon) for fault in faults]
+            daemon.script = [FAULTS[fault] for fault in faults]
             assert await publisher.drained(LIMIT_S)
-            assert [data for data, _ in groupby(daemon.heard)] == expected
+            assert [data for data, _ in groupby(heard(daemon))] == expected
+            assert daemon.stream() == expected
+            assert daemon.inexcusable() == []
 
     asyncio.run(main())
 
@@ -694,12 +755,12 @@ def test_address_comes_first(path: str, outbox: Outbox) -> None:
         program = Program()
         expected = put(outbox, 1)
         async with (
-            serving(path) as daemon,
+            FakeDaemon(path) as daemon,
             publishing(
                 outbox, path, publish_binary="/bin/sh", run=program
             ) as publisher,
         ):
             assert await publisher.drained(LIMIT_S)
-            assert (daemon.heard, program.calls) == (expected, [])
+            assert (heard(daemon), program.calls) == (expected, [])
 
     asyncio.run(main())

@@ -45,9 +45,17 @@ def decode(data: bytes) -> forward_pb2.Envelope:
 def describe(data: bytes) -> str:
     """Return an envelope as one line for the log."""
     envelope = decode(data)
+    return f"{envelope.topic} {' '.join(str(_event(envelope)).split())}"
+
+
+def container(data: bytes) -> str:
+    """Return the id of the container that an envelope is about."""
+    return str(_event(decode(data)).container_id)
+
+
+def _event(envelope: forward_pb2.Envelope) -> Any:
     _, _, name = envelope.event.type_url.rpartition(".")
-    message = getattr(events_pb2, name).FromString(envelope.event.value)
-    return f"{envelope.topic} {' '.join(str(message).split())}"
+    return getattr(events_pb2, name).FromString(envelope.event.value)
 
 
 def _wire(value: Any) -> Any:

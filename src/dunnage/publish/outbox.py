@@ -60,9 +60,9 @@ class Outbox:
         """Return the oldest envelope, None when nothing waits."""
         return self._waiting[0] if self._waiting else None
 
-    def drop_head(self) -> None:
-        """Forget the oldest envelope: it was said, or never can be."""
-        self._waiting.popleft()
+    def drop(self, at: int = 0) -> None:
+        """Forget the envelope at a place: it was said, or never can be."""
+        del self._waiting[at]
 
     def __len__(self) -> int:
         return len(self._waiting)

@@ -9,11 +9,14 @@ What can become of the head:
 - nobody is there, or a passing trouble (`NotNow`): it is said again after a back-off,
   however often, however old;
 - trouble that may be of its own making (`Troubled`): likewise, but after `TRIES` such
-  answers in a row it is logged as an error and dropped, lest it block all others;
+  answers in a row those behind it are tried, too: when one of them is taken, the
+  trouble was the head's own, and it is logged as an error and dropped, lest it block
+  all others; when none is, the trouble is the daemon's, and the head waits on;
 - refused for good (`Refused`): logged as an error and dropped at once.
 
 Invariant (fifo): events leave in the order emitted, across failed forwards,
-    reconnects and restarts of the daemon: only the head is ever said.
+    reconnects and restarts of the daemon: only the head is ever said, or one behind it
+    whose being taken ends all before it.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from itertools import chain, repeat
+from itertools import chain, islice, repeat
 from typing import TYPE_CHECKING, Final
 
 from . import envelope
@@ -45,6 +48,10 @@ BACK_OFF_S: Final = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0)
 
 # With the waits above, some fifty seconds of trouble.
 TRIES: Final = 30
+
+# How many behind the head are tried then. Few: should a daemon in trouble recover in
+# that very moment, this is what is lost.
+PROBES: Final = 3
 
 
 class Publisher:
@@ -71,6 +78,8 @@ class Publisher:
         self._back_off_s = back_off_s
         self._tries = tries
         self._closed = False
+        self._head_since = 0.0
+        self._why_waiting = ""
         # What `run` waits for, and whoever waits for the queue to run empty.
         self._more: asyncio.Future[None] | None = None
         self._pause: asyncio.Future[None] | None = None
@@ -98,8 +107,11 @@ class Publisher:
                     self._end_drains()
                     self._more = loop.create_future()
                     await self._more
-                elif await self._is_done(head):
-                    self._outbox.drop_head()
+                else:
+                    self._head_since = loop.time()
+                    self._why_waiting = ""
+                    if await self._is_done(head):
+                        self._outbox.drop()
         finally:
             self.close()
 
@@ -132,37 +144,81 @@ class Publisher:
     def log_unsaid(self) -> None:
         """Log every event that still waits, one by one: nobody will say it."""
         for data in self._outbox:
-            log.error("event was never said: %s", envelope.describe(data))
+            log.error(
+                "event was never said: %s",
+                envelope.describe(data),
+                extra={"container": envelope.container(data)},
+            )
+
+    def describe(self) -> str:
+        """Return the backlog as one line: how many wait; which is first, and why."""
+        head = self._outbox.head()
+        if head is None:
+            return "no event waits"
+        waits_s = asyncio.get_running_loop().time() - self._head_since
+        why = self._why_waiting or "not answered yet"
+        return (
+            f"{len(self._outbox)} events wait, the first for {waits_s:.1f} s: "
+            f"{envelope.describe(head)}: {why}"
+        )
 
     async def _is_done(self, head: bytes) -> bool:
         """Say the head until it is taken or given up; False if closed before that."""
         tries = 0
         waits_s = chain(self._back_off_s, repeat(self._back_off_s[-1]))
-        is_first = True
         while not self._closed:
-            try:
-                await self._way.say(head)
+            trouble = await self._trouble(head)
+            if trouble is None:
                 return True
-            except Refused as error:
-                return _give_up(head, error)
-            except NotNow as error:
-                tries = 0
-                trouble: Exception = error
-            except Troubled as error:
-                tries += 1
-                trouble = error
-            except Exception as error:  # a bug of ours, which must not end the queue
-                log.exception("saying an event failed")
-                tries += 1
-                trouble = error
-            if tries >= self._tries:
+            if isinstance(trouble, Refused):
                 return _give_up(head, trouble)
-            if is_first:  # once per event: the log is a pipe that may be full
-                waiting = len(self._outbox)
-                log.warning("%d events wait to be said: %s", waiting, trouble)
-            is_first = False
+            tries = 0 if isinstance(trouble, NotNow) else tries + 1
+            if tries >= self._tries:
+                if await self._is_its_own(trouble):
+                    return True
+                tries = 0
+            self._wait_on(trouble)
             await self._back_off(next(waits_s))
         return False
+
+    async def _is_its_own(self, trouble: Exception) -> bool:
+        """Whether the head's trouble is its own: one behind it is taken, and dropped.
+
+        The head, and those between, which had the same trouble, are given up.
+        """
+        tried = list(islice(self._outbox, 1 + PROBES))
+        troubles = [trouble]
+        for data in tried[1:]:
+            reason = await self._trouble(data)
+            if reason is None:
+                for poison, its_own in zip(tried, troubles, strict=False):
+                    _give_up(poison, its_own)
+                for _ in troubles:
+                    self._outbox.drop(1)
+                return True
+            if isinstance(reason, NotNow):
+                break
+            troubles.append(reason)
+        return False
+
+    async def _trouble(self, data: bytes) -> Exception | None:
+        """Say an event once; return why it was not taken, None if it was."""
+        try:
+            await self._way.say(data)
+        except (NotNow, Troubled, Refused) as error:
+            return error
+        except Exception as error:  # a bug of ours, which must not end the queue
+            if not self._why_waiting:
+                log.exception("saying an event failed")
+            return error
+        return None
+
+    def _wait_on(self, trouble: Exception) -> None:
+        """Note why the head waits; log it once: the log is a pipe that may be full."""
+        if not self._why_waiting:
+            waiting = len(self._outbox)
+            log.warning("%d events wait to be said: %s", waiting, trouble)
+        self._why_waiting = str(trouble)
 
     async def _back_off(self, wait_s: float) -> None:
         if self._closed:
@@ -186,7 +242,12 @@ class Publisher:
 
 
 def _give_up(head: bytes, reason: Exception) -> bool:
-    log.error("event is given up: %s: %s", envelope.describe(head), reason)
+    log.error(
+        "event is given up: %s: %s",
+        envelope.describe(head),
+        reason,
+        extra={"container": envelope.container(head)},
+    )
     return True
 
 
