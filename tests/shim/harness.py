@@ -184,6 +184,15 @@ class Shim:
             return os.read(self._logs[id_], 1 << 16).decode()
         return ""
 
+    def close_log(self, id_: str) -> None:
+        """Read a log no more."""
+        os.close(self._logs.pop(id_))
+
+    async def close_events(self) -> None:
+        """Hear events no more; the path of the socket is free."""
+        await self._server.close()
+        Path(f"{self.address}.ttrpc").unlink()
+
     def flags(self, id_: str, action: str, **more: Any) -> list[str]:
         """Return the command line of an action."""
         return [

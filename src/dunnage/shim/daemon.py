@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import faulthandler
 import logging
 import os
+import select
 import signal
 import socket
 import time
@@ -29,6 +31,8 @@ from dunnage.ttrpc.aio.server import Server
 
 from . import log, socket_file
 from .expected import Expected
+from .dump import dump
+from .idle import unwanted
 from .service import TaskService
 
 _log = logging.getLogger(__name__)
@@ -39,6 +43,8 @@ _LEAVING_DRAIN_S: Final = 300.0
 """How long the shim then stays for what is still unsaid."""
 _SETTLE_LIMIT_S: Final = 10.0
 """How long it stays for operations in flight, and for answers to be taken."""
+_IDLE_LIMIT_S: Final = 300.0
+"""How long a shim that has never had a task waits for somebody to connect."""
 _INHERITED_FD: Final = 3
 
 
@@ -67,6 +73,8 @@ def serve(flags: Flags, told: wire.Start, listener: socket.socket) -> int:
     identity = socket_file.file_identity(path)
     fields = {"runtime": "io.containerd.dunnage.v2", "namespace": flags.namespace}
     log.set_up(fields, debug=told.debug)
+    # Into the log, not the bundle: the daemon removes that as soon as we are gone.
+    faulthandler.enable(file=2)
     try:
         set_child_subreaper()
         raise_nofile_limit()
@@ -115,10 +123,13 @@ class Daemon:
         loop = asyncio.get_running_loop()
         for signum in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(signum, self._leaving.set)
+        loop.add_signal_handler(signal.SIGUSR1, self._dump)
         with self._children:
             publishing = loop.create_task(self._publisher.run())
             server.listen_on(self._listener)
+            idling = loop.create_task(self._leave_when_unwanted())
             await self._leaving.wait()
+            idling.cancel()
             self._withdraw()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_SETTLE_LIMIT_S):
@@ -131,6 +142,20 @@ class Daemon:
             publishing.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await publishing
+
+    async def _leave_when_unwanted(self) -> None:
+        called = select.poll()
+        called.register(self._listener, select.POLLIN)
+        while await unwanted(
+            self._server, lambda: self._service.has_had_task, _IDLE_LIMIT_S
+        ):
+            if not called.poll(0):
+                self._leaving.set()
+                return
+            await asyncio.sleep(0)  # somebody came just now: the loop lets them in
+
+    def _dump(self) -> None:
+        dump(self._service.entries, self._service.calls, self._publisher.describe())
 
     async def _leave(self) -> None:
         """Withdraw, give old events a chance to precede a successor's, and leave."""

@@ -12,8 +12,12 @@ import json
 import logging
 import os
 import stat
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Final
+
+about: Final[ContextVar[str]] = ContextVar("about", default="")
+"""The container that the running code is busy with, for records that do not name it."""
 
 _LEVELS: Final = {
     logging.DEBUG: "debug",
@@ -42,7 +46,7 @@ class LogrusFormatter(logging.Formatter):
         message = record.getMessage()
         if record.exc_info:
             message = f"{message}\n{self.formatException(record.exc_info)}"
-        container = getattr(record, "container", "")
+        container = getattr(record, "container", "") or about.get()
         extra = f" container={_quoted(container)}" if container else ""
         text = _cut(message)
         return f'time="{stamp}" level={level} msg={text}{extra}{self._fields}'

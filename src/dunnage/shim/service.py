@@ -43,6 +43,7 @@ from dunnage.task.states import Operation, Status
 from dunnage.ttrpc.aio.server import Context, Server
 
 from . import translate
+from .calls import Calls
 from .entry import Entry
 from .expected import Expected
 from .join import COMING
@@ -75,6 +76,10 @@ class TaskService:
         leave: asked by Shutdown when nobody owns the shim; returns when the answer
             may go out.
         expected: the containers that are on their way.
+
+    Attributes:
+        calls: what is under way.
+        has_had_task: whether there ever was a task.
     """
 
     def __init__(
@@ -84,6 +89,8 @@ class TaskService:
         leave: Callable[[], Coroutine[None, None, None]],
         expected: Expected,
     ) -> None:
+        self.calls = Calls()
+        self.has_had_task = False
         self._drivers = drivers
         self._emit = emit
         self._leave = leave
@@ -94,18 +101,18 @@ class TaskService:
 
     def register(self, server: Server, methods: TaskMethods) -> None:
         """Offer the service; a method that is not offered answers unimplemented."""
-        server.register(methods.create, self.create)
-        server.register(methods.start, self.start)
-        server.register(methods.delete, self.delete)
-        server.register(methods.exec, self.exec)
-        server.register(methods.kill, self.kill)
-        server.register(methods.wait, self.wait)
-        server.register(methods.state, self.state)
-        server.register(methods.pids, self.pids)
-        server.register(methods.close_io, self.close_io)
-        server.register(methods.resize_pty, self.resize_pty)
-        server.register(methods.connect, self.connect)
-        server.register(methods.shutdown, self.shutdown)
+        self.calls.register(server, methods.create, self.create)
+        self.calls.register(server, methods.start, self.start)
+        self.calls.register(server, methods.delete, self.delete)
+        self.calls.register(server, methods.exec, self.exec)
+        self.calls.register(server, methods.kill, self.kill)
+        self.calls.register(server, methods.wait, self.wait)
+        self.calls.register(server, methods.state, self.state)
+        self.calls.register(server, methods.pids, self.pids)
+        self.calls.register(server, methods.close_io, self.close_io)
+        self.calls.register(server, methods.resize_pty, self.resize_pty)
+        self.calls.register(server, methods.connect, self.connect)
+        self.calls.register(server, methods.shutdown, self.shutdown)
 
     @property
     def is_owned(self) -> bool:
@@ -115,6 +122,11 @@ class TaskService:
     def admit_nobody(self) -> None:
         """Refuse containers from now on: the shim leaves."""
         self._is_leaving = True
+
+    @property
+    def entries(self) -> list[Entry]:
+        """The containers, created or being created."""
+        return list(self._entries.values())
 
     async def settled(self) -> None:
         """Wait until no operation is in flight."""
@@ -157,6 +169,7 @@ class TaskService:
                 entry.container = container
                 entry.streams[INIT] = streams
                 creating.commit(container.pid)
+                self.has_had_task = True
                 container.listen(lambda what: self._happened(entry, INIT, what))
         except BaseException:
             del self._entries[request.id]
@@ -398,6 +411,7 @@ class TaskService:
 
     def _start_work(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         task = asyncio.get_running_loop().create_task(work)
+        self.calls.track(task, getattr(work, "__name__", ""))
         self._work.add(task)
         task.add_done_callback(self._work.discard)
         return task

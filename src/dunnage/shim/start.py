@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import socket
 from typing import Final
 
@@ -89,6 +90,8 @@ def _fork_server(flags: Flags, told: wire.Start, listener: socket.socket) -> Non
         status = 1
         try:
             os.setpgid(0, 0)
+            # Until the server can answer to it: it would kill.
+            signal.signal(signal.SIGUSR1, signal.SIG_IGN)
             _detach_streams()
             from . import daemon
 

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import signal
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from dunnage.errors import DunnageError, Unknown
@@ -18,6 +20,8 @@ from dunnage.host.procs import Children, Completed
 
 from . import texts
 from .options import Options
+
+_log = logging.getLogger(__name__)
 
 _KILL_LIMIT_S: Final = 1.0
 """How long a killed runtime may take to be gone."""
@@ -58,7 +62,9 @@ class Command:
         except OSError as error:
             raise _failure(prefix, log, offset, texts.unstartable(error)) from error
         try:
-            exited = await child.wait()
+            with _timed(argv) as ended:
+                exited = await child.wait()
+                ended(exited.status)
         except asyncio.CancelledError:
             # Not before it is gone is what it has made an orphan, and ours to end.
             with contextlib.suppress(ProcessLookupError, TimeoutError):
@@ -79,9 +85,7 @@ class Command:
         """
         offset = _size(log)
         try:
-            completed = await self._children.run(
-                self._argv(arguments, log), env=self._env
-            )
+            completed = await self._run(self._argv(arguments, log))
         except OSError as error:
             raise _failure(prefix, log, offset, texts.unstartable(error)) from error
         if completed.status != 0:
@@ -101,12 +105,18 @@ class Command:
         try:
             # Without a log, runc adds a level and a time to what it says on stderr.
             argv = [*self._argv(arguments, os.devnull), *after]
-            completed = await self._children.run(argv, env=self._env)
+            completed = await self._run(argv)
         except OSError as error:
             raise Unknown(texts.unstartable(error)) from error
         if completed.status != 0:
             raise Unknown(self._failed(completed))
         return completed.stdout
+
+    async def _run(self, argv: Sequence[str]) -> Completed:
+        with _timed(argv) as ended:
+            completed = await self._children.run(argv, env=self._env)
+            ended(completed.status)
+        return completed
 
     def _failed(self, completed: Completed) -> str:
         said = completed.stdout + completed.stderr
@@ -119,6 +129,19 @@ class Command:
     def _argv(self, arguments: Sequence[str], log: str) -> list[str]:
         logging = ["--log", log, "--log-format", "json"]
         return [*self._globals, *logging, *arguments, self._id]
+
+
+@contextlib.contextmanager
+def _timed(argv: Sequence[str]) -> Iterator[Callable[[int], None]]:
+    """Log a run of the runtime as a debug record; yields what to tell its status."""
+    began = time.monotonic()
+    statuses: list[int] = []
+    try:
+        yield statuses.append
+    finally:
+        took_s = time.monotonic() - began
+        outcome = f"exit status {statuses[0]}" if statuses else "given up"
+        _log.debug("%s: %s after %.3f s", " ".join(argv), outcome, took_s)
 
 
 def _failure(prefix: str, log: str, offset: int, reason: str) -> DunnageError:

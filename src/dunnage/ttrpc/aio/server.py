@@ -101,6 +101,7 @@ class Server:
         self._resume: asyncio.TimerHandle | None = None
         self._sessions: set[_Session] = set()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._idle_since = 0.0
 
     def register(
         self,
@@ -144,6 +145,7 @@ class Server:
             raise LocalProtocolError("the server is listening already")
         listener.settimeout(0)
         self._listener = listener
+        self._idle_since = asyncio.get_running_loop().time()
         self._watch_listener()
 
     def stop_listening(self) -> None:
@@ -165,15 +167,18 @@ class Server:
             _log.warning("refused a connection of %s", peer)
             sock.close()
             return
-        session = _Session(
-            sock, peer, self._services, self._tasks, self._sessions.discard
-        )
+        session = _Session(sock, peer, self._services, self._tasks, self._ended)
         self._sessions.add(session)
 
     @property
     def connections(self) -> int:
         """How many connections are open."""
         return len(self._sessions)
+
+    @property
+    def idle_since(self) -> float | None:
+        """The loop's time since which no connection is open; None if one is."""
+        return None if self._sessions else self._idle_since
 
     async def drain(self, *, timeout_s: float) -> None:
         """Wait until the replies given so far are written, at most ``timeout_s``.
@@ -212,6 +217,10 @@ class Server:
         # No limit: how long a handler takes to end is its own affair.
         while others := self._tasks - {asyncio.current_task()}:
             await asyncio.wait(others)
+
+    def _ended(self, session: _Session) -> None:
+        self._sessions.discard(session)
+        self._idle_since = asyncio.get_running_loop().time()
 
     def _watch_listener(self) -> None:
         assert self._listener is not None
