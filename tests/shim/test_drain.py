@@ -1,0 +1,137 @@
+"""What a shim that was told to leave still says, and what it says of the rest."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from dunnage.conformance.decoder import decode
+from dunnage.conformance.oracle import judge
+from dunnage.errors import InvalidArgument, ResourceExhausted, Unimplemented
+from dunnage.testing.daemon import HANGING, FakeDaemon, refused, taken
+
+from .altered import altered
+from .harness import LIMIT_S, Shim, ended, in_loop, is_alive, until
+from .test_daemon import socket_of
+
+pytestmark = pytest.mark.slow
+
+EXECS = 5
+LIFE = 4 * (EXECS + 1)
+
+
+async def live(shim: Shim) -> int:
+    """Have a container and its execs live and be deleted; return the shim's pid."""
+    await shim.up("c", ["sleep", "1000"])
+    await shim.call("c", "create")
+    await shim.call("c", "start")
+    for number in range(EXECS):
+        exec_id = f"e{number}"
+        await shim.exec("c", exec_id, ["true"])
+        await shim.call("c", "start", exec_id=exec_id)
+        await shim.call("c", "wait", exec_id=exec_id)
+        await shim.call("c", "delete", exec_id=exec_id)
+    await shim.call("c", "kill", signal=9)
+    await shim.call("c", "wait")
+    await shim.call("c", "delete")
+    return int((await shim.call("c", "connect")).shim_pid)
+
+
+@in_loop
+async def test_the_drain_goes_on_past_the_answer(tmp_path: Path) -> None:
+    """leaves-clean: unlinked first, answered within the daemon's limit, all is said."""
+    async with Shim(tmp_path) as shim:
+        await shim.close_events()
+        async with FakeDaemon(f"{shim.address}.ttrpc", then=taken(0.3)) as daemon:
+            server = await live(shim)
+            began = time.monotonic()
+            await shim.call("c", "shutdown")
+            assert time.monotonic() - began < 3
+            assert len(daemon.stream()) < LIFE - 1
+            assert is_alive(server)
+            # A successor with the same id does not meet it.
+            assert not socket_of(shim, "c").exists()
+            again = await asyncio.to_thread(shim.start_action, "c")
+            await shim.connect("c", again.stdout)
+            assert server != (await shim.call("c", "connect")).shim_pid
+            await ended(server)
+            stream = [decode(data) for data in daemon.stream()]
+            assert [] == judge(stream, is_whole=True)
+            assert LIFE == len(stream)
+            assert [] == daemon.inexcusable()
+            assert socket_of(shim, "c").exists()
+
+
+@pytest.mark.parametrize("how", ["shutdown", "SIGTERM", "SIGINT"])
+@in_loop
+async def test_what_is_unsaid_at_the_end_is_logged(tmp_path: Path, how: str) -> None:
+    """leaves-clean: a stated time after the answer the rest is logged, one by one."""
+    binary = altered(tmp_path, _LEAVING_DRAIN_S=0.5, _ANSWER_DRAIN_S=0.2)
+    (tmp_path / "s").mkdir()
+    async with Shim(tmp_path / "s", binary) as shim:
+        await shim.close_events()
+        async with FakeDaemon(f"{shim.address}.ttrpc", then=HANGING) as daemon:
+            server = await live(shim)
+            began = time.monotonic()
+            if how == "shutdown":
+                await shim.call("c", "shutdown")
+            else:
+                os.kill(server, getattr(signal, how))
+            await ended(server)
+            assert 0.5 < time.monotonic() - began < LIMIT_S / 2
+            assert 1 == len(daemon.heard)
+        log = shim.log("c")
+        unsaid = re.findall(
+            r'level=error msg="event was never said: /tasks/(\S+) ', log
+        )
+        life = ["exec-added", "exec-started", "exit", "delete"]
+        assert ["create", "start", *life * EXECS, "exit", "delete"] == unsaid
+        assert LIFE == len(re.findall(r"never said.* container=c ", log))
+
+
+@pytest.mark.parametrize("kind", [InvalidArgument, Unimplemented, ResourceExhausted])
+@in_loop
+async def test_a_refused_event_blocks_nobody(
+    tmp_path: Path, kind: type[InvalidArgument | Unimplemented | ResourceExhausted]
+) -> None:
+    """An event that the daemon refuses for good is logged, and the others follow."""
+    async with Shim(tmp_path) as shim:
+        await shim.close_events()
+        async with FakeDaemon(f"{shim.address}.ttrpc") as daemon:
+            daemon.script = [taken(), refused(kind("no such thing"))]
+            server = await live(shim)
+            await shim.call("c", "shutdown")
+            await ended(server)
+            topics = [decode(data).topic for data in daemon.stream()]
+            assert LIFE - 1 == len(topics)
+            assert ["/tasks/create", "/tasks/exec-added"] == topics[:2]
+        (given_up,) = re.findall("level=error.*", shim.log("c"))
+        assert "event is given up: /tasks/start" in given_up
+        assert "no such thing" in given_up
+        assert " container=c " in given_up
+
+
+@in_loop
+async def test_a_daemon_at_the_same_path_gets_the_rest(tmp_path: Path) -> None:
+    """fifo: a new daemon carries on where the old one has left off; nothing twice."""
+    async with Shim(tmp_path) as shim:
+        await shim.close_events()
+        async with FakeDaemon(f"{shim.address}.ttrpc", then=HANGING) as old:
+            old.script = [taken()] * 5
+            server = await live(shim)
+            await until(lambda: len(old.heard) == 6)
+            old.stop()
+            async with FakeDaemon(old.path) as new:
+                await shim.call("c", "shutdown")
+                await ended(server)
+                # The one that was unanswered came again, and no other.
+                assert old.heard[5].envelope == new.heard[0].envelope
+                said = old.stream()[:5] + new.stream()
+        assert [] == judge(map(decode, said), is_whole=True)
+        assert LIFE == len(said)
