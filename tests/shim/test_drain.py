@@ -95,6 +95,33 @@ async def test_what_is_unsaid_at_the_end_is_logged(tmp_path: Path, how: str) -> 
         assert LIFE == len(re.findall(r"never said.* container=c ", log))
 
 
+@in_loop
+async def test_a_log_that_is_read_gets_every_unsaid_event(tmp_path: Path) -> None:
+    """Of more than a pipe holds not a line is lost, if the daemon reads its log."""
+    names = [f"e{number}-{'x' * 60}" for number in range(100)]
+    binary = altered(tmp_path, _LEAVING_DRAIN_S=0.1, _ANSWER_DRAIN_S=0.1)
+    (tmp_path / "s").mkdir()
+    async with Shim(tmp_path / "s", binary) as shim:
+        await shim.close_events()
+        await shim.up("c", ["sleep", "1000"])
+        await shim.call("c", "create")
+        await shim.call("c", "start")
+        for exec_id in names:  # deleted without a start: quick
+            await shim.exec("c", exec_id, ["true"])
+            await shim.call("c", "delete", exec_id=exec_id)
+        for number in range(200):
+            await shim.exec("c", f"f{number}-{'x' * 60}", ["true"])
+        server = (await shim.call("c", "connect")).shim_pid
+        os.kill(server, signal.SIGTERM)
+        log = ""
+        while is_alive(server):
+            log += shim.log("c")
+            await asyncio.sleep(0.01)
+        log += shim.log("c")
+        assert 1 << 16 < len(log)
+        assert 2 + 2 * len(names) + 200 == log.count("never said")
+
+
 @pytest.mark.parametrize("kind", [InvalidArgument, Unimplemented, ResourceExhausted])
 @in_loop
 async def test_a_refused_event_blocks_nobody(

@@ -33,7 +33,7 @@ from .forward import ANSWER_LIMIT_S, ForwardWay
 from .ways import LogOnly, NotNow, Refused, Troubled
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from .binary import Run
     from .outbox import Outbox
@@ -141,9 +141,13 @@ class Publisher:
         _release(self._pause)
         self._end_drains()
 
-    def log_unsaid(self) -> None:
-        """Log every event that still waits, one by one: nobody will say it."""
-        for data in self._outbox:
+    async def log_unsaid(self, room: Callable[[], Awaitable[None]]) -> None:
+        """Log every event that still waits, one by one: nobody will say it.
+
+        ``room`` waits until the log takes another record.
+        """
+        for data in list(self._outbox):
+            await room()
             log.error(
                 "event was never said: %s",
                 envelope.describe(data),

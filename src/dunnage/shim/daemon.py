@@ -16,6 +16,7 @@ import select
 import signal
 import socket
 import time
+from collections.abc import Callable, Coroutine
 from typing import Final
 
 from dunnage.api.services import TASK_V2, TASK_V3
@@ -30,8 +31,8 @@ from dunnage.publish.publisher import Publisher
 from dunnage.ttrpc.aio.server import Server
 
 from . import log, socket_file
-from .expected import Expected
 from .dump import dump
+from .expected import Expected
 from .idle import unwanted
 from .service import TaskService
 
@@ -43,6 +44,8 @@ _LEAVING_DRAIN_S: Final = 300.0
 """How long the shim then stays for what is still unsaid."""
 _SETTLE_LIMIT_S: Final = 10.0
 """How long it stays for operations in flight, and for answers to be taken."""
+_LOG_LIMIT_S: Final = 5.0
+"""How long it stays for a reader of the log to take what is unsaid."""
 _IDLE_LIMIT_S: Final = 300.0
 """How long a shim that has never had a task waits for somebody to connect."""
 _INHERITED_FD: Final = 3
@@ -137,7 +140,7 @@ class Daemon:
             await server.drain(timeout_s=_SETTLE_LIMIT_S)
             await server.close()
             await self._publisher.drained(_LEAVING_DRAIN_S)
-            self._publisher.log_unsaid()
+            await self._publisher.log_unsaid(_room_until(_LOG_LIMIT_S))
             self._publisher.close()
             publishing.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -177,6 +180,13 @@ class Daemon:
 
     def _driver(self, options: Options) -> RuncDriver:
         return RuncDriver(self._children, options, self._namespace)
+
+
+def _room_until(limit_s: float) -> Callable[[], Coroutine[None, None, None]]:
+    """Return what waits for room in the log, in all as long as the limit."""
+    loop = asyncio.get_running_loop()
+    end = loop.time() + limit_s
+    return lambda: log.room(end - loop.time())
 
 
 def _close_what_was_inherited(kept: int) -> None:

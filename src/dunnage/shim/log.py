@@ -8,9 +8,11 @@ says how many were.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import os
+import select
 import stat
 from contextvars import ContextVar
 from datetime import UTC, datetime
@@ -29,6 +31,9 @@ _LEVELS: Final = {
 
 _MESSAGE_LIMIT_BYTES: Final = 3072
 """A pipe takes 4096 bytes whole or not at all; the rest is for the other keys."""
+
+
+_ROOM_POLL_S: Final = 0.005
 
 
 class LogrusFormatter(logging.Formatter):
@@ -92,6 +97,16 @@ def set_up(fields: dict[str, str], *, debug: bool) -> None:
     handler = FifoHandler(2)
     handler.setFormatter(LogrusFormatter(fields))
     root.addHandler(handler)
+
+
+async def room(limit_s: float) -> None:
+    """Wait until the log takes a record, if its reader gives it room in time."""
+    loop = asyncio.get_running_loop()
+    end = loop.time() + limit_s
+    writable = select.poll()
+    writable.register(2, select.POLLOUT)
+    while not writable.poll(0) and loop.time() < end:  # noqa: ASYNC110  # epoll refuses a plain file, which fd 2 may be
+        await asyncio.sleep(_ROOM_POLL_S)
 
 
 def _cut(message: str) -> str:

@@ -1,4 +1,4 @@
-"""The example of docs/ttrpc.md."""
+"""The examples of the pages in docs/."""
 
 from __future__ import annotations
 
@@ -7,12 +7,16 @@ import subprocess
 import sys
 from pathlib import Path
 
-PAGE = Path(__file__).parents[2] / "docs/ttrpc.md"
+import pytest
+
+DOCS = Path(__file__).parents[2] / "docs"
 
 
-def test_the_example_prints_what_the_page_says() -> None:
+@pytest.mark.parametrize("page", ["ttrpc.md", "testing.md"])
+def test_the_example_prints_what_the_page_says(page: str) -> None:
     """The first block of code runs as it stands, and its output is the second block."""
-    blocks = re.findall(r"```(?:python|text)\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    text = (DOCS / page).read_text()
+    blocks = re.findall(r"```(?:python|text)\n(.*?)```", text, re.DOTALL)
     code, output, *_ = blocks
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", code],
