@@ -36,6 +36,8 @@ SOCKET_DIRECTORY: Final = "s"
 CRIU_DUMP_LOG: Final = "criu-dump.log"
 # Ours alone: what became of init, for `delete` when the shim is gone.
 EXIT: Final = "dunnage-exit.json"
+# Ours alone: by what `delete` knows the processes and cgroups of a dead shim.
+TRACES: Final = "dunnage-traces.json"
 
 # Written by the OCI runtime.
 INIT_PID: Final = "init.pid"

@@ -28,7 +28,7 @@ from dunnage.host.mounts import mount_all, unmount_recursive
 from dunnage.host.procs import Child, Children, Claim
 from dunnage.host.stdio import Stdio
 
-from . import texts
+from . import texts, traces
 from .command import Command
 from .options import Options
 
@@ -47,6 +47,7 @@ class RuncDriver(Driver):
             with contextlib.suppress(FileExistsError):
                 os.mkdir(f"{creation.bundle}/{bundle.ROOTFS}", 0o711)
         self.options.write(creation.bundle)
+        traces.write(creation.bundle, self.options)
         command = Command(self.children, self.options, self.namespace, creation.id)
         container = RuncContainer(self.children, command, creation)
         await container.create()
@@ -187,6 +188,7 @@ class RuncContainer(_RuncProcess, Container):
             state = self._command.state_directory
             if not texts.is_about_nothing(error.message, state):
                 raise
+        traces.forget(self._bundle)
 
     async def release(self) -> None:
         self._close_stdio()
