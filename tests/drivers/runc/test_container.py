@@ -235,7 +235,7 @@ async def test_the_life_of_an_exec(tmp_path: Path) -> None:
         await process.delete()
         await process.delete()
         await process.release()
-        left = {"init.pid", "options.json", "runtime"}
+        left = {"init.pid", "options.json", "runtime", "dunnage-traces.json"}
         assert left == {p.name for p in fake.bundle.iterdir()}
         await container.delete()
 
@@ -273,7 +273,7 @@ async def test_a_failed_exec_leaves_nothing(tmp_path: Path) -> None:
                 await asyncio.sleep(0.001)
         assert before == open_fds()
         await process.delete()
-        left = {"init.pid", "options.json", "runtime"}
+        left = {"init.pid", "options.json", "runtime", "dunnage-traces.json"}
         assert left == {p.name for p in fake.bundle.iterdir()}
         await container.delete()
 
