@@ -188,21 +188,6 @@ def test_third_signal_kills(cli: Cli) -> None:
     assert cli.leftovers("c") == []
 
 
-def test_shim_that_dies(cli: Cli) -> None:
-    """When the shim is killed, --rm removes what it has left."""
-    with started(cli, "echo ready; sleep 1000") as process:
-        for pid in cli.shims():
-            os.kill(pid, signal.SIGKILL)
-        _, err = process.communicate(timeout=LIMIT_S)
-        assert process.returncode == 125
-        assert err.startswith(b"dunnage: ")
-    # A shim that was killed cannot unlink its socket; the next one does.
-    rest = [item for item in cli.leftovers("c") if "containerd/s" not in item]
-    assert rest == []
-    assert cli.run("--rm", "c", "--", "true").returncode == 0
-    assert cli.leftovers("c") == []
-
-
 def test_killed_manager(cli: Cli) -> None:
     """A container outlives a `run` that is killed, and can be removed."""
     with started(cli, "echo ready; sleep 1000") as process:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -71,23 +68,6 @@ def test_rm_of_a_running_one(cli: Cli) -> None:
     assert cli("rm", "--force", "c").returncode == 0
     assert cli.topics() == ["create", "start", "exit", "delete"]
     assert cli.leftovers("c") == []
-
-
-def test_rm_without_a_shim(cli: Cli) -> None:
-    """What a shim that was killed has left is removed by force, container included."""
-    assert cli.run("-d", "c", "--", "sleep", "1000").returncode == 0
-    pid = int((cli.places.bundles / "c/init.pid").read_text())
-    (shim,) = cli.shims()
-    os.kill(shim, signal.SIGKILL)
-    wait_until(lambda: cli.ps() == {"c": "dead"}, "the shim is gone")
-    ended = cli("rm", "c")
-    assert ended.returncode == 125
-    assert_one_line(ended)
-    assert cli("rm", "-f", "c").returncode == 0
-    wait_until(lambda: not Path(f"/proc/{pid}").exists(), "the container is gone")
-    # The killed shim's socket is for its successor to remove.
-    assert [item for item in cli.leftovers("c") if "containerd/s" not in item] == []
-    assert cli.run("--rm", "c", "--", "true").returncode == 0
 
 
 def test_namespaces_are_apart(cli: Cli) -> None:

@@ -36,5 +36,5 @@ class Context:
         except ConnectionBroken as error:
             raise FailedPrecondition(
                 f"the shim of {bundle.id} is gone; "
-                f"remove what is left with: dunnage rm -f {bundle.id}"
+                f"remove what is left with: dunnage rm {bundle.id}"
             ) from error

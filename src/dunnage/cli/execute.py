@@ -11,8 +11,9 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from dunnage.bootstrap import bundle as files
-from dunnage.errors import DunnageError
+from dunnage.errors import ConnectionBroken, DunnageError
 from dunnage.manager import bundles, spec
+from dunnage.manager.dead import bury_dead
 from dunnage.manager.inbox import Inbox
 
 from . import terminal
@@ -72,6 +73,10 @@ async def execute(
                 exit_ = await attend(task, streams, signals, exec_id)
                 await task.delete(exec_id)
             await heard(inbox, ahead, "/tasks/exit", name, exec_id)
+        except ConnectionBroken:
+            # What became of the exec nobody knows; of the container we say it.
+            await bury_dead(context.shim_of(bundle), bundle, inbox)
+            raise
         finally:
             task.close()
     return exit_.status

@@ -18,12 +18,14 @@ from typing import TYPE_CHECKING, Final
 from dunnage.api.runc_options_pb2 import Options as RuncOptions
 from dunnage.api.types_pb2 import Mount
 from dunnage.bootstrap import wire
-from dunnage.errors import DunnageError, InvalidArgument, NotFound
-from dunnage.manager import bundles, spec
-from dunnage.manager.burial import bury
+from dunnage.errors import ConnectionBroken, DunnageError, InvalidArgument, NotFound
+from dunnage.manager import bundles, dead, spec
+from dunnage.manager.burial import bury, bury_locked
 from dunnage.manager.client import NULL, Stdio, Task
+from dunnage.manager.dead import bury_dead
 from dunnage.manager.inbox import Inbox
 from dunnage.manager.launch import Shim, find_binary, reading_log
+from dunnage.manager.lock import locked
 
 from . import show, terminal
 from .attend import attend, heard, is_of
@@ -89,22 +91,39 @@ async def run(context: Context, asked: Run) -> int:
             stack.enter_context(streams)
         bundle = bundles.create(context.places, asked.name, json.dumps(config).encode())
         stdio = streams.stdio if streams else NULL
-        task = await _launch(stack, shim, bundle, what, stdio)
+        place = _Place(shim, bundle, inbox)
+        task = await _launch(
+            stack, place, what, stdio, is_attended=not asked.is_detached
+        )
         stack.callback(task.close)
         if streams is None:
             await heard(inbox, ahead, "/tasks/start", asked.name)
             return 0
+        is_gone = False
         try:
             exit_ = await attend(task, streams, signals)
+        except ConnectionBroken:
+            _log.warning("the shim of %s has died", asked.name)
+            is_gone = True
+            exit_ = await bury_dead(shim, bundle, inbox)
+            await streams.drained()
         finally:
-            if asked.is_removed:
+            if asked.is_removed and not is_gone:
                 await bury(shim, bundle, task, force=True)
-        last = "/tasks/delete" if asked.is_removed else "/tasks/exit"
+        is_last = asked.is_removed or is_gone
+        last = "/tasks/delete" if is_last else "/tasks/exit"
         await heard(inbox, ahead, last, asked.name)
         if asked.has_timeline:
             events = [event for event in story.read() if is_of(event, asked.name)]
             print(*show.timeline(events), sep="\n", file=sys.stderr)
         return exit_.status
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    shim: Shim
+    bundle: Bundle
+    inbox: Inbox
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,29 +133,46 @@ class _What:
 
 
 async def _launch(
-    stack: AsyncExitStack, shim: Shim, bundle: Bundle, what: _What, stdio: Stdio
+    stack: AsyncExitStack,
+    place: _Place,
+    what: _What,
+    stdio: Stdio,
+    *,
+    is_attended: bool,
 ) -> Task:
     """Start a shim, and in it the task; or leave nothing behind.
 
     The shim's log is read for as long as the stack stands.
     """
+    shim, bundle = place.shim, place.bundle
     task = None
-    try:
-        stack.enter_context(reading_log(bundle, debug=shim.debug))
-        found = await shim.start(bundle, what.options)
-        task = await Task.connect_to(found, bundle, shim.places.namespace)
+    is_created = False
+    # Others must not take what is half made for what is left of a dead shim.
+    async with locked(bundle):
         try:
-            await task.create(what.rootfs, stdio, what.options)
-            await task.start()
-        except DunnageError as error:
-            raise CannotStart(error.wire_text) from error
-    except BaseException:
-        try:
-            await bury(shim, bundle, task, force=True)
-        except (DunnageError, OSError) as error:
-            # Why it did not start matters more.
-            _log.warning("%s is not cleaned up: %s", bundle.path, error)
-        raise
+            stack.enter_context(reading_log(bundle, debug=shim.debug))
+            found = await shim.start(bundle, what.options)
+            task = await Task.connect_to(found, bundle, shim.places.namespace)
+            try:
+                await task.create(what.rootfs, stdio, what.options)
+                is_created = True
+                await task.start()
+            except DunnageError as error:
+                if is_created and is_attended and isinstance(error, ConnectionBroken):
+                    # It may have run: who attends it sees to its end.
+                    return task
+                raise CannotStart(error.wire_text) from error
+        except BaseException as error:
+            try:
+                # Its creation was said, so its end must be.
+                if is_created and isinstance(error.__cause__, ConnectionBroken):
+                    await dead.bury_locked(shim, bundle, place.inbox)
+                else:
+                    await bury_locked(shim, bundle, task, force=True)
+            except (DunnageError, OSError) as failure:
+                # Why it did not start matters more.
+                _log.warning("%s is not cleaned up: %s", bundle.path, failure)
+            raise
     return task
 
 
@@ -159,7 +195,7 @@ def _check(asked: Run) -> None:
 
 def _config(places: Places, asked: Run) -> tuple[spec.Spec, Sequence[Mount]]:
     """Return the ``config.json`` and what the shim shall mount."""
-    cgroup = f"/dunnage/{places.namespace}/{asked.name}"
+    cgroup = f"{places.cgroup}/{asked.name}"
     size = terminal.size() if asked.has_terminal else None
     if asked.bundle:
         config = spec.from_bundle(

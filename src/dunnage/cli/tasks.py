@@ -6,6 +6,7 @@ Must not know: how a task is removed.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import astuple, dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -14,6 +15,7 @@ from dunnage.errors import ConnectionBroken, DunnageError, FailedPrecondition, N
 from dunnage.manager import bundles
 from dunnage.manager.burial import bury
 from dunnage.manager.client import Task
+from dunnage.manager.dead import bury_dead, is_dead, reload
 from dunnage.manager.inbox import Inbox
 
 from .signals import parse
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     from dunnage.manager.bundles import Bundle
 
     from .context import Context
+
+_log: Final = logging.getLogger("dunnage.cli")
 
 _HEADINGS: Final = ("NAME", "PID", "STATUS", "SHIM")
 _DEAD: Final = "dead"
@@ -37,7 +41,10 @@ class _Row:
 
 
 async def ps(context: Context) -> int:
-    """Print a line for each task."""
+    """Print a line for each task; what dead shims have left is removed first."""
+    exits = await reload(context.places, debug=context.debug)
+    for name, exit_ in exits.items():
+        _log.warning("the shim of %s has died; it ended with %d", name, exit_.status)
     rows = [await _row(context, bundle) for bundle in bundles.list_all(context.places)]
     table = [_HEADINGS, *(astuple(row) for row in rows)]
     widths = [
@@ -63,8 +70,11 @@ async def kill(context: Context, name: str, signal_text: str) -> int:
 async def rm(context: Context, name: str, *, force: bool) -> int:
     """Remove a task that has stopped; with ``force``, whatever it does."""
     bundle = bundles.find(context.places, name)
-    async with Inbox(context.places):
+    async with Inbox(context.places) as inbox:
         try:
+            if await is_dead(bundle, context.places.namespace):
+                await bury_dead(context.shim_of(bundle), bundle, inbox)
+                return 0
             task = await context.connect(bundle)
         except DunnageError:
             if not force:

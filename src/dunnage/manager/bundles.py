@@ -23,6 +23,7 @@ from dunnage.bootstrap import identifiers
 from dunnage.errors import AlreadyExists, InvalidArgument, NotFound
 from dunnage.host.mounts import unmount_recursive
 
+from .lock import places_locked
 from .places import PASSAGE_MODE, make_passage
 
 if TYPE_CHECKING:
@@ -58,9 +59,10 @@ def create(places: Places, container_id: str, config: bytes) -> Bundle:
     identifiers.validate("name", container_id)
     gid = _mapped_root_gid(config)
     bundle = _bundle(places, container_id)
-    make_passage(places.bundles)
-    make_passage(places.works)
-    with ExitStack() as undo:
+    make_passage(places.state)
+    with places_locked(places, exclusively=False), ExitStack() as undo:
+        make_passage(places.bundles)
+        make_passage(places.works)
         try:
             bundle.path.mkdir(mode=_PRIVATE_MODE)
         except FileExistsError:

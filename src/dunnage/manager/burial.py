@@ -3,7 +3,8 @@
 Owns: the order of the steps; it is containerd's.
 Must not know: why.
 
-It publishes nothing on a shim's behalf: the shim says its events itself.
+It publishes nothing on a shim's behalf: the shim says its events itself, and for one
+that died `dead` does.
 
 Invariant (leaves-nothing): when `bury` returns, the task, its shim, its mounts and its
     bundle are gone; when it raises, it can be called again.
@@ -23,6 +24,8 @@ from dunnage.errors import ConnectionBroken, DunnageError, NotFound
 
 from . import bundles
 from .client import Exit
+from .lock import locked
+from .tidy import tidy
 
 if TYPE_CHECKING:
     from .bundles import Bundle
@@ -54,9 +57,20 @@ async def bury(
     Raises:
         DunnageError: the shim refuses (the task runs), or the bundle stays mounted.
     """
+    async with locked(bundle) as is_there:
+        if not is_there and task is None:
+            raise NotFound(f"task {bundle.id}")
+        return await bury_locked(shim, bundle, task, force=force)
+
+
+async def bury_locked(
+    shim: Shim, bundle: Bundle, task: Task | None, *, force: bool = False
+) -> Exit:
+    """Do as `bury`; the task's lock is held."""
     exit_ = await _part(task, shim, force=force) if task is not None else None
     deleted = await _clean_up(shim, bundle)
     bundles.delete(bundle)
+    tidy(shim.places)
     return exit_ or deleted
 
 

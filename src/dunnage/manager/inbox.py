@@ -26,10 +26,13 @@ import socket
 from typing import TYPE_CHECKING, Final, Self
 
 from dunnage.api import times
+from dunnage.api.forward_pb2 import Envelope, ForwardRequest
 from dunnage.api.services import EVENTS
 from dunnage.bootstrap import identifiers
+from dunnage.descriptors import Any as Packed
 from dunnage.descriptors import Empty
-from dunnage.errors import InvalidArgument, Unavailable
+from dunnage.errors import ConnectionBroken, InvalidArgument, Unavailable
+from dunnage.ttrpc.aio.client import Client
 from dunnage.ttrpc.aio.server import Context, Server
 
 from .eventlog import Reader, Record, Writer
@@ -38,13 +41,12 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
     from types import TracebackType
 
-    from dunnage.api.forward_pb2 import Envelope, ForwardRequest
-
     from .places import Places
 
 _log: Final = logging.getLogger("dunnage.manager")
 
 _POLL_S: Final = 0.05
+_SAY_LIMIT_S: Final = 5.0
 _DRAIN_S: Final = 1.0
 _BACKLOG: Final = 128
 
@@ -129,6 +131,32 @@ class Inbox:
             pass
         return False
 
+    async def say(self, record: Record) -> None:
+        """Put an event of our own into the log, whoever receives.
+
+        Raises:
+            OSError: it is our turn, and it cannot be kept.
+            Unavailable: it is another's turn, and that takes nothing.
+        """
+        try:
+            async with asyncio.timeout(_SAY_LIMIT_S):
+                while self._writer is None:
+                    with contextlib.suppress(ConnectionBroken, Unavailable):
+                        await self._forward_to_receiver(record)
+                        return
+                    # It left, or has not begun: perhaps it is our turn next.
+                    await asyncio.sleep(_POLL_S)
+        except TimeoutError:
+            raise Unavailable("the receiver of events does not answer") from None
+        self._writer.append(record)
+
+    async def _forward_to_receiver(self, record: Record) -> None:
+        client = await Client.connect(self._places.events_socket)
+        try:
+            await client.call(EVENTS.forward, _request(record))
+        finally:
+            client.close()
+
     def _try_to_receive(self) -> None:
         """Take our turn, or look again later."""
         self._writer = Writer.maybe_open(self._places.event_log)
@@ -185,6 +213,18 @@ def _checked(envelope: Envelope) -> Record:
         topic=topic,
         type_url=envelope.event.type_url,
         value=envelope.event.value,
+    )
+
+
+def _request(record: Record) -> ForwardRequest:
+    event = Packed(type_url=record.type_url, value=record.value)
+    return ForwardRequest(
+        envelope=Envelope(
+            timestamp=times.timestamp(record.timestamp_ns),
+            namespace=record.namespace,
+            topic=record.topic,
+            event=event,
+        )
     )
 
 

@@ -95,6 +95,11 @@ class Places:
         return self.state / "runc"
 
     @property
+    def cgroup(self) -> str:
+        """The parent of the containers' cgroups, from the root of a hierarchy."""
+        return f"/dunnage/{self.namespace}"
+
+    @property
     def fifos(self) -> Path:
         """The parent of the directories of fifos."""
         return self.state / "fifo"

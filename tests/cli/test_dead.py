@@ -1,0 +1,204 @@
+"""Shims that are killed: whoever attends buries, and says what they did not."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from tests.cli.driver import LIMIT_S, assert_one_line, started, wait_until
+from tests.machine import cgroups_named, pids_with
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.cli.driver import Cli
+
+pytestmark = pytest.mark.slow
+
+LIFE = ["create", "start", "exit", "delete"]
+
+
+def kill_shims(cli: Cli, starts: int = 1) -> None:
+    """SIGKILL every shim of the state, when so many starts were said; see them off."""
+    # What a shim has not said yet dies with it.
+    wait_until(lambda: cli.topics().count("start") == starts, "the start is said")
+    for pid in cli.shims():
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: not cli.shims(), "the shims are gone")
+
+
+def detached(cli: Cli) -> int:
+    """Run a container ``c`` that nobody attends; return its init's pid."""
+    assert cli.run("-d", "c", "--", "sleep", "1000").returncode == 0
+    return int((cli.places.bundles / "c/init.pid").read_text())
+
+
+def statuses(cli: Cli) -> list[int]:
+    """Return the exit statuses that exits and deletes told."""
+    said = map(json.loads, cli("events", "--json").stdout.splitlines())
+    ends = ("/tasks/exit", "/tasks/delete")
+    return [it["event"]["exit_status"] for it in said if it["topic"] in ends]
+
+
+def left(cli: Cli) -> list[str]:
+    """Return what is left, also of what tasks share; not the stock shim's socket."""
+    places = cli.places
+    shared = [places.bundles, places.works, places.runtime_root / places.namespace]
+    found = [str(path) for path in shared if path.exists()]
+    found += map(str, cgroups_named(places.cgroup))
+    is_stock = not cli.runtime.startswith("io.")
+    return found + [
+        item for item in cli.leftovers("c") if not (is_stock and "containerd/s" in item)
+    ]
+
+
+def test_run_ends_with_what_delete_said(cli: Cli) -> None:
+    """The attending manager says exit and delete, and ends with that status."""
+    with started(cli, "echo ready; sleep 1000") as process:
+        kill_shims(cli)
+        _, err = process.communicate(timeout=LIMIT_S)
+    assert process.returncode == 137
+    assert b"the shim of c has died" in err
+    assert cli.topics() == LIFE
+    assert statuses(cli) == [137, 137]
+    assert left(cli) == []
+    assert cli.run("--rm", "c", "--", "true").returncode == 0
+
+
+@pytest.mark.parametrize(
+    "words", [("ps",), ("rm", "c"), ("rm", "-f", "c"), ("events",)]
+)
+def test_whoever_comes_buries(cli: Cli, words: tuple[str, ...]) -> None:
+    """What nobody attended is told and removed by the next command; once."""
+    pid = detached(cli)
+    kill_shims(cli)
+    assert Path(f"/proc/{pid}").exists()
+    assert cli(*words).returncode == 0
+    wait_until(lambda: not Path(f"/proc/{pid}").exists(), "init is reaped")
+    assert cli.ps() == {}
+    assert cli.topics() == LIFE
+    assert left(cli) == []
+
+
+def test_a_follower_buries(cli: Cli) -> None:
+    """`events --follow` tells the end of a shim that dies while it looks on."""
+    detached(cli)
+    argv = cli.argv("events", "--follow")
+    with subprocess.Popen(argv, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        try:
+            for topic in LIFE:
+                assert topic in process.stdout.readline().decode().split()[1]
+                if topic == "start":
+                    kill_shims(cli)
+        finally:
+            process.terminate()
+    wait_until(lambda: left(cli) == [], "it is buried")
+
+
+def test_many_managers_bury_once(cli: Cli) -> None:
+    """However many come at once, each event is said once, and `run` ends well."""
+    with started(cli, "echo ready; sleep 1000") as process:
+        kill_shims(cli)
+        others = [
+            subprocess.Popen(
+                cli.argv("ps"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            )
+            for _ in range(5)
+        ]
+        process.communicate(timeout=LIMIT_S)
+        assert [other.wait(LIMIT_S) for other in others] == [0] * 5
+    assert process.returncode == 137
+    assert cli.topics() == LIFE
+    assert left(cli) == []
+
+
+def test_what_the_shim_said_is_not_repeated(cli: Cli) -> None:
+    """An exit that is in the log is not said again; the delete has its status."""
+    assert cli.run("c", "--", "sh", "-c", "exit 6").returncode == 6
+    kill_shims(cli)
+    assert cli("rm", "c").returncode == 0
+    assert cli.topics() == LIFE
+    assert statuses(cli) == [6, 6]
+    # Nor does an earlier life of that name count.
+    with started(cli, "echo ready; sleep 1000") as process:
+        kill_shims(cli, starts=2)
+        assert process.wait(LIMIT_S) == 137
+    assert cli.topics() == LIFE * 2
+    assert statuses(cli) == [6, 6, 137, 137]
+
+
+def test_an_exec_whose_shim_dies(cli: Cli) -> None:
+    """Its client is told that nothing is known; the container is told and buried."""
+    detached(cli)
+    argv = cli.argv("exec", "c", "--", "sh", "-c", "echo ready; sleep 1000")
+    with subprocess.Popen(
+        argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        kill_shims(cli)
+        assert process.wait(LIMIT_S) == 125
+    assert [topic for topic in cli.topics() if "exec" not in topic] == LIFE
+    assert left(cli) == []
+
+
+def test_a_delete_that_fails_says_nothing(cli: Cli) -> None:
+    """Then nobody knows: the task stays, as dead, until it works or by force."""
+    detached(cli)
+    kill_shims(cli)
+    binary = cli.places.bundles / "c/shim-binary-path"
+    good = binary.read_text()
+    binary.write_text("/bin/false")
+    assert cli.ps() == {"c": "dead"}
+    ended = cli("rm", "c")
+    assert ended.returncode == 125
+    assert_one_line(ended)
+    assert cli.topics() == ["create", "start"]
+    binary.write_text(good)
+    assert cli("rm", "c").returncode == 0
+    assert cli.topics() == LIFE
+    assert left(cli) == []
+
+
+@contextmanager
+def stopping(cli: Cli, directory: Path, when: str) -> Iterator[Any]:
+    """Run a container whose runtime stops before or after ``create``."""
+    wrapper = directory / "wrapped"
+    do = {"before": "", "after": 'runc "$@" || exit'}[when]
+    wrapper.write_text(
+        '#!/bin/sh\ncase "$*" in *" create "*)\n'
+        f'{do}\ntouch {directory}/stopped; sleep 1000;; esac\nexec runc "$@"\n'
+    )
+    wrapper.chmod(0o755)
+    argv = cli.run_argv("--rm", "--oci-runtime", wrapper, "c", "--", "sleep", "1000")
+    with subprocess.Popen(argv, stderr=subprocess.PIPE) as process:
+        wait_until((directory / "stopped").exists, "the runtime stops")
+        try:
+            yield process
+        finally:
+            process.kill()
+            for pid in pids_with(str(wrapper)):  # the stock shim leaves it
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_killed_during_create(cli: Cli, tmp_path: Path, when: str) -> None:
+    """`run` ends with an error, and a container that never was has no events."""
+    with stopping(cli, tmp_path, when) as process:
+        assert "c" in cli.ps()  # which leaves alone what is half made
+        kill_shims(cli, starts=0)
+        assert process.wait(LIMIT_S) == 125
+        assert process.stderr.read().count(b"\n") == 1
+        if cli.runtime.startswith("io."):
+            assert pids_with(str(tmp_path)) == []
+            assert left(cli) == []
+    assert cli.topics() == []
