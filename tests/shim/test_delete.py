@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import time
 from pathlib import Path
@@ -201,3 +202,87 @@ async def test_it_needs_no_shim_and_starts_none(tmp_path: Path) -> None:
         assert 3 == answer(shim.delete_action("c")).exit_status
         assert [] == pids_with(shim.namespace)
         assert [] == shim.leftovers("c")
+
+
+@pytest.mark.parametrize("runtime", ["runc", "crun"])
+@in_loop
+async def test_a_recycled_pid_is_spared(tmp_path: Path, runtime: str) -> None:
+    """Neither we nor the runtime kill by a pid that a file names."""
+    async with Shim(tmp_path, runtime=runtime) as shim:
+        await shim.up("c", ["sleep", "1000"])
+        pid = (await shim.call("c", "create")).pid
+        await shim.call("c", "start")
+        await shim.kill_shim("c")
+        with subprocess.Popen(["sleep", "1000"]) as innocent:
+            (shim.bundles / "c" / bundle.INIT_PID).write_text(str(innocent.pid))
+            for name in ("state.json", "status"):
+                path = Path("/run/containerd/runc", shim.namespace, "c", name)
+                if path.exists():
+                    text = path.read_text().replace(str(pid), str(innocent.pid))
+                    path.write_text(text)
+            assert 137 == answer(shim.delete_action("c")).exit_status
+            await ended(pid)
+            assert innocent.poll() is None
+            innocent.kill()
+        assert [] == shim.leftovers("c")
+
+
+@in_loop
+async def test_many_at_once(tmp_path: Path) -> None:
+    """Deletes that run at the same time all answer well, and nothing is left."""
+    async with Shim(tmp_path) as shim:
+        await shim.up("c", ["sleep", "1000"])
+        pid = (await shim.call("c", "create")).pid
+        await shim.call("c", "start")
+        await shim.kill_shim("c")
+        running = [asyncio.to_thread(shim.delete_action, "c") for _ in range(4)]
+        for done in await asyncio.gather(*running):
+            assert (pid, 137) == answer(done)[:2]
+        await ended(pid)
+        assert [] == shim.leftovers("c")
+
+
+@pytest.mark.parametrize("missing", ["config.json", "runtime", "rootfs", "bundle"])
+@in_loop
+async def test_with_something_gone(tmp_path: Path, missing: str) -> None:
+    """Whatever is missing of the bundle, also all of it, the container goes."""
+    async with Shim(tmp_path) as shim:
+        await shim.up("c", ["sleep", "1000"])
+        # A root of its own: none that would have to be unmounted first.
+        subprocess.run(["cp", "-a", shim.rootfs, shim.bundles / "c"], check=True)
+        pid = (await shim.call("c", "create", rootfs=[])).pid
+        await shim.call("c", "start")
+        await shim.kill_shim("c")
+        path = shim.bundles / "c" / ("" if missing == "bundle" else missing)
+        path.rename(tmp_path / "moved")
+        argv = shim.flags("c", "delete", bundle=str(shim.bundles / "c"))
+        for _ in range(2):
+            # Standing elsewhere: the flag tells where it is.
+            done = subprocess.run(
+                argv, cwd=tmp_path, env=shim.env, capture_output=True, check=False
+            )
+            assert 137 == answer(done).exit_status
+        await ended(pid)
+        if missing == "bundle":
+            (tmp_path / "moved").rename(path)
+            shim.delete_action("c")  # its socket, which only the bundle names
+        assert [] == shim.leftovers("c")
+
+
+@in_loop
+async def test_from_a_directory_that_is_gone(tmp_path: Path) -> None:
+    """Where the working directory was removed, -bundle tells."""
+    async with Shim(tmp_path) as shim:
+        shim.bundle("c", spec(["true"]))
+        argv = shim.flags("c", "delete", bundle=str(shim.bundles / "c"))
+        gone = tmp_path / "gone"
+        gone.mkdir()
+        script = 'rmdir "$PWD"; exec "$@"'
+        done = subprocess.run(
+            ["sh", "-c", script, "sh", *argv],
+            cwd=gone,
+            env=shim.env,
+            capture_output=True,
+            check=False,
+        )
+        assert (0, 137) == answer(done)[:2]

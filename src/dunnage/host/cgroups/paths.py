@@ -35,8 +35,8 @@ def path_in_spec(cgroups_path: str, *, systemd: bool) -> str | None:
 def _expanded(slice_: str) -> str:
     """Return the path of a slice: ``a-b.slice`` is in ``a.slice``."""
     names = slice_.removesuffix(_SLICE).split("-")
-    if names == [""]:
-        return ""
+    if not any(names):
+        return ""  # the root slice is called "-.slice"
     parts = ("-".join(names[: count + 1]) for count in range(len(names)))
     return "".join(f"/{part}{_SLICE}" for part in parts)
 

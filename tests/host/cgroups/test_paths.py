@@ -1,0 +1,36 @@
+"""From the spec's words to directories."""
+
+from __future__ import annotations
+
+import pytest
+
+from dunnage.host.cgroups import directories, path_in_spec
+
+
+@pytest.mark.parametrize(
+    ("words", "systemd", "expected"),
+    [
+        ("/ns/c", False, "/ns/c"),
+        ("/ns//x/../c/", False, "/ns/c"),
+        ("ns/c", False, None),
+        ("", False, None),
+        ("system.slice:docker:c", True, "/system.slice/docker-c.scope"),
+        ("a-b.slice:cri:c", True, "/a.slice/a-b.slice/cri-c.scope"),
+        (":docker:c", True, "/system.slice/docker-c.scope"),
+        ("-.slice::c", True, "/c.scope"),
+        ("a.slice:p:b.slice", True, "/a.slice/b.slice"),
+        ("/ns/c", True, None),
+    ],
+)
+def test_the_paths_are_the_runtimes(
+    words: str, systemd: bool, expected: str | None
+) -> None:
+    """Both forms give the path that runc uses; what depends on more gives none."""
+    assert expected == path_in_spec(words, systemd=systemd)
+
+
+def test_directories_are_below_each_mount() -> None:
+    """Every hierarchy that is mounted has one."""
+    found = directories("/x/y")
+    assert any(path.startswith("/sys/fs/cgroup") for path in found)
+    assert all(path.endswith("/x/y") for path in found)
