@@ -175,9 +175,11 @@ def stopping(cli: Cli, directory: Path, when: str) -> Iterator[Any]:
     do = {"before": "", "after": 'runc "$@" || exit'}[when]
     wrapper.write_text(
         '#!/bin/sh\ncase "$*" in *" create "*)\n'
-        f'{do}\ntouch {directory}/stopped; sleep 1000;; esac\nexec runc "$@"\n'
+        f"{do}\ntouch {directory}/stopped; {directory}/parked 1000;; esac\n"
+        'exec runc "$@"\n'
     )
     wrapper.chmod(0o755)
+    (directory / "parked").symlink_to("/bin/sleep")
     argv = cli.run_argv("--rm", "--oci-runtime", wrapper, "c", "--", "sleep", "1000")
     with subprocess.Popen(argv, stderr=subprocess.PIPE) as process:
         wait_until((directory / "stopped").exists, "the runtime stops")
@@ -185,7 +187,7 @@ def stopping(cli: Cli, directory: Path, when: str) -> Iterator[Any]:
             yield process
         finally:
             process.kill()
-            for pid in pids_with(str(wrapper)):  # the stock shim leaves it
+            for pid in pids_with(str(directory)):  # the stock shim leaves it
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
 

@@ -41,10 +41,10 @@ for word; do case $word in
     create|start|exec|delete|pause) command=$word; break;;
 esac; done
 if [ "$command" = "$(cat $here/stop-before 2>/dev/null)" ]; then
-    touch $here/stopped; sleep 1000
+    touch $here/stopped; $here/parked 1000
 fi
 if [ "$command" = "$(cat $here/stop-after 2>/dev/null)" ]; then
-    runc "$@" || exit; touch $here/stopped; sleep 1000
+    runc "$@" || exit; touch $here/stopped; $here/parked 1000
 fi
 exec runc "$@"
 """
@@ -60,6 +60,8 @@ class Stage:
         runtime.write_text(WRAPPER.replace("HERE", str(daemon.directory)))
         runtime.chmod(0o755)
         self.runtime = str(runtime)
+        self.parked = str(daemon.directory / "parked")
+        os.symlink("/bin/sleep", self.parked)
         binary = {
             STOCK: peer("containerd-1.6", "containerd-shim-runc-v2"),
             OURS: daemon.directory / "bin/containerd-shim-dunnage-v2",
@@ -118,7 +120,8 @@ class Stage:
 
     def _left(self) -> list[str]:
         daemon = self.daemon
-        pids = {*pids_with(daemon.namespace), *pids_with(self.runtime)}
+        words = (daemon.namespace, self.runtime, self.parked)
+        pids = {pid for word in words for pid in pids_with(word)}
         found = [f"process {pid}" for pid in pids if not _is_recorder(pid)]
         if daemon.bundles.exists():
             found += map(str, daemon.bundles.iterdir())
@@ -186,7 +189,7 @@ def in_cgroup(daemon: Containerd, name: str) -> set[int]:
 
 def sweep(stage: Stage) -> None:
     """End what the stock shim has left."""
-    wrapped = pids_with(stage.runtime)
+    wrapped = pids_with(stage.runtime) + pids_with(stage.parked)
     for pid in in_cgroup(stage.daemon, "c") | in_cgroup(stage.daemon, "d"):
         wrapped.append(pid)
     for pid in wrapped:
