@@ -12,6 +12,7 @@ import contextlib
 import faulthandler
 import logging
 import os
+import resource
 import select
 import signal
 import socket
@@ -49,6 +50,7 @@ _LOG_LIMIT_S: Final = 5.0
 _IDLE_LIMIT_S: Final = 300.0
 """How long a shim that has never had a task waits for somebody to connect."""
 _INHERITED_FD: Final = 3
+_MOST_CONNECTIONS: Final = 4096
 
 
 def serve_here(flags: Flags) -> int:
@@ -110,7 +112,7 @@ class Daemon:
             publish_binary=told.containerd_binary,
             run=self._children.run,
         )
-        self._server = Server()
+        self._server = Server(max_connections=_max_connections())
         expected = Expected(lambda: self._server.connections, time.monotonic)
         expected.add(flags.id)
         self._service = TaskService(
@@ -187,6 +189,12 @@ def _room_until(limit_s: float) -> Callable[[], Coroutine[None, None, None]]:
     loop = asyncio.get_running_loop()
     end = loop.time() + limit_s
     return lambda: log.room(end - loop.time())
+
+
+def _max_connections() -> int:
+    """Return how many connections there may be: half of our fds are for our work."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return _MOST_CONNECTIONS if soft < 0 else min(_MOST_CONNECTIONS, soft // 2)
 
 
 def _close_what_was_inherited(kept: int) -> None:

@@ -68,9 +68,10 @@ def server_of(
     method: Method[Note, Note] = ECHO,
     *,
     check_peer: bool = True,
+    max_connections: int | None = None,
 ) -> Server:
     """Return a server with one handler."""
-    server = Server(check_peer=check_peer)
+    server = Server(check_peer=check_peer, max_connections=max_connections)
     server.register(method, handler)
     return server
 
@@ -537,6 +538,55 @@ class TestListening:
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         assert "cannot accept for now" in caplog.text
+
+    def test_a_crowd_of_silent_connections(self, tmp_path: Path) -> None:
+        """who-speaks-stays: the oldest silent one makes room, for as many as come."""
+
+        async def main() -> None:
+            listener = Listener(tmp_path / "s")
+            async with closing_server(server_of(max_connections=3)) as server:
+                server.listen_on(listener)
+                speaker = await Client.connect(f"{tmp_path}/s")
+                assert Note("x") == await speaker.call(ECHO, Note("x"))
+                silent = [await Client.connect(f"{tmp_path}/s") for _ in range(4)]
+                await asyncio.wait([client.closed for client in silent[:2]], timeout=5)
+                assert [True, True, False, False] == [
+                    client.closed.done() for client in silent
+                ]
+                assert 3 == server.connections
+                for client in (*silent[2:], speaker):
+                    assert Note("y") == await client.call(ECHO, Note("y"))
+                late = await Client.connect(f"{tmp_path}/s")
+                await asyncio.wait([late.closed], timeout=5)
+                assert late.closed.done()
+                assert Note("z") == await speaker.call(ECHO, Note("z"))
+                for client in (*silent, speaker, late):
+                    client.close()
+
+        run(main())
+
+    def test_silent_connections_make_room_for_descriptors(self, tmp_path: Path) -> None:
+        """who-speaks-stays: also where the descriptors run out before the limit."""
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+
+        async def main() -> None:
+            listener = Listener(tmp_path / "s")
+            async with closing_server(server_of()) as server:
+                server.listen_on(listener)
+                silent = await Client.connect(f"{tmp_path}/s")
+                await wait_until(lambda: server.connections)
+                client = await Client.connect(f"{tmp_path}/s")
+                lowest = os.dup(0)
+                os.close(lowest)
+                resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, hard))
+                assert Note("x") == await client.call(ECHO, Note("x"))
+                assert silent.closed.done()
+                client.close()
+
+        try:
+            run(main())
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
     def test_leaving_while_descriptors_are_out(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture

@@ -10,6 +10,8 @@ Invariant (no-orphan-handler): when a connection ends, the handlers that run for
 cancelled; what must outlive its request shields itself.
 Invariant (queued-before-return): a reply is queued in the step in which its handler
 returns, so what the handler wakes up last finds it queued and can `Server.drain`.
+Invariant (who-speaks-stays): for want of room only a connection is closed that has not
+sent a whole request yet, the oldest such first, or the one that just came.
 """
 
 from __future__ import annotations
@@ -92,14 +94,21 @@ class Server:
     Args:
         check_peer: Close a connection without a word unless the peer's effective user
             and group are our own.
+        max_connections: How many there may be at a time; None: as many as there are
+            descriptors.
     """
 
-    def __init__(self, *, check_peer: bool = True) -> None:
+    def __init__(
+        self, *, check_peer: bool = True, max_connections: int | None = None
+    ) -> None:
         self._check_peer = check_peer
+        self._max_connections = max_connections
         self._services: _Services = {}
         self._listener: socket.socket | None = None
         self._resume: asyncio.TimerHandle | None = None
         self._sessions: set[_Session] = set()
+        # Those of them that have sent no whole request yet, the oldest first.
+        self._silent: dict[_Session, None] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._idle_since = 0.0
 
@@ -167,8 +176,15 @@ class Server:
             _log.warning("refused a connection of %s", peer)
             sock.close()
             return
-        session = _Session(sock, peer, self._services, self._tasks, self._ended)
+        if self._is_full and not self._make_room():
+            _log.warning("refused a connection of %s: there are too many", peer)
+            sock.close()
+            return
+        session = _Session(
+            sock, peer, self._services, self._tasks, self._silent, self._ended
+        )
         self._sessions.add(session)
+        self._silent[session] = None
 
     @property
     def connections(self) -> int:
@@ -218,8 +234,22 @@ class Server:
         while others := self._tasks - {asyncio.current_task()}:
             await asyncio.wait(others)
 
+    @property
+    def _is_full(self) -> bool:
+        limit = self._max_connections
+        return limit is not None and len(self._sessions) >= limit
+
+    def _make_room(self) -> bool:
+        """Close a connection that has said nothing; return whether there was one."""
+        for session in self._silent:
+            _log.warning("closed a silent connection of %s for another", session.peer)
+            session.link.close()
+            return True
+        return False
+
     def _ended(self, session: _Session) -> None:
         self._sessions.discard(session)
+        self._silent.pop(session, None)
         self._idle_since = asyncio.get_running_loop().time()
 
     def _watch_listener(self) -> None:
@@ -239,6 +269,8 @@ class Server:
                 _log.exception("stopped listening")
                 self.stop_listening()
                 return
+            if self._make_room():
+                return  # the caller is still in the backlog: we are called again
             # The caller stays in the backlog, which stays readable: look away for a
             # while rather than spin.
             _log.warning("cannot accept for now: %s", error)
@@ -257,6 +289,7 @@ class _Session:
         peer: Who is at the other end.
         services: The table of methods.
         tasks: Where the server keeps the tasks of all handlers.
+        silent: Where it keeps the sessions that have had no request yet.
         on_end: Called once, when the connection has ended.
     """
 
@@ -266,10 +299,12 @@ class _Session:
         peer: Peer,
         services: _Services,
         tasks: set[asyncio.Task[None]],
+        silent: dict[_Session, None],
         on_end: Callable[[_Session], None],
     ) -> None:
         self._loop = asyncio.get_running_loop()
-        self._peer = peer
+        self.peer = peer
+        self._silent = silent
         self._services = services
         self._tasks = tasks
         self._on_end = on_end
@@ -295,6 +330,7 @@ class _Session:
 
     def _begin(self, request: RequestReceived) -> None:
         stream_id = request.stream_id
+        self._silent.pop(self, None)
         if self.is_leaving:
             text = "the server is shutting down"
             self._connection.send_error(stream_id, Unavailable.code, text)
@@ -407,11 +443,11 @@ class _Session:
         deadline = None
         if request.timeout_ns:
             deadline = self._loop.time() + request.timeout_ns / 1e9
-        return Context(metadata, deadline, self._peer)
+        return Context(metadata, deadline, self.peer)
 
     def _end(self, error: DunnageError) -> None:
         if isinstance(error, ProtocolError):
-            _log.warning("lost a connection of %s: %s", self._peer, error)
+            _log.warning("lost a connection of %s: %s", self.peer, error)
         for served in self._streams.values():
             served.stream.wake()
         for task in self._running:
