@@ -11,7 +11,20 @@ it off again.
 
 from __future__ import annotations
 
+import errno
 from typing import ClassVar, Final
+
+_EXHAUSTED: Final = frozenset(
+    {
+        errno.EAGAIN,  # fork, at a limit on processes
+        errno.EDQUOT,
+        errno.EMFILE,
+        errno.ENFILE,
+        errno.ENOBUFS,
+        errno.ENOMEM,
+        errno.ENOSPC,
+    }
+)
 
 
 class DunnageError(Exception):
@@ -171,6 +184,14 @@ class RemoteProtocolError(ProtocolError):
 
     code = 3
     suffix = "invalid argument"
+
+
+def kind_of(
+    error: OSError | ValueError, other: type[DunnageError] = Unknown
+) -> type[DunnageError]:
+    """Return the class of a kernel's refusal: a limit is reached, or else ``other``."""
+    is_limit = isinstance(error, OSError) and error.errno in _EXHAUSTED
+    return ResourceExhausted if is_limit else other
 
 
 _BY_CODE: Final[dict[int, type[DunnageError]]] = {

@@ -117,6 +117,8 @@ class Shim:
     params: bool = False
     """Speak the dialect of containerd 2.3 instead of the legacy one."""
     environment: dict[str, str] = field(default_factory=dict)
+    start_prefix: list[str] = field(default_factory=list)
+    """A command that runs the command given to it, for every start by `up`."""
     namespace: str = field(default_factory=lambda: f"dt-{secrets.token_hex(4)}")
     events: list[forward_pb2.Envelope] = field(default_factory=list)
 
@@ -290,7 +292,7 @@ class Shim:
     ) -> Client:
         """Make a bundle, start the shim, connect: ready for Create."""
         self.bundle(id_, config if config is not None else spec(args or ["true"]))
-        done = await asyncio.to_thread(self.start_action, id_)
+        done = await asyncio.to_thread(self.start_action, id_, prefix=self.start_prefix)
         assert done.returncode == 0, done
         return await self.connect(id_, done.stdout)
 

@@ -6,13 +6,15 @@ Must not know: what options or a spec mean.
 Invariant (exit-on-disk): an exit that is recorded is read back, by whoever comes
     later; a record that could not be written is an OSError to the writer, and never
     half a record to the reader.
-Invariant (cold-start): nothing is imported here but ``os`` and ``types``; ``json``
-    comes when a record does.
+Invariant (cold-start): nothing is imported here but ``os``, ``types`` and what they
+    import; ``json`` comes when a record does.
 """
 
 from __future__ import annotations
 
+import errno
 import os
+from stat import S_ISREG
 from types import SimpleNamespace
 
 TYPE_CHECKING = False
@@ -43,8 +45,10 @@ TRACES: Final = "dunnage-traces.json"
 INIT_PID: Final = "init.pid"
 RUNTIME_LOG: Final = "log.json"
 
-# No file of a bundle that is read whole has a reason to be longer.
+# Nothing that is read whole has a reason to be longer. A spec comes to the daemon in a
+# gRPC message, of 16 MiB at the most.
 _READ_LIMIT_BYTES: Final = 1 << 20
+_CONFIG_LIMIT_BYTES: Final = 16 << 20
 
 
 def pid_file(exec_id: str) -> str:
@@ -86,19 +90,39 @@ def read(bundle: str, name: str) -> str | None:
     """Return the text of a file without surrounding white space, None if it is absent.
 
     Raises:
-        OSError: it is there and cannot be read.
+        OSError: it is there and cannot be read, or is longer than it can be.
     """
     try:
-        fd = os.open(f"{bundle}/{name}", os.O_RDONLY | os.O_CLOEXEC)
+        data = _read_whole(f"{bundle}/{name}", _READ_LIMIT_BYTES)
     except FileNotFoundError:
         return None
+    return data.decode("utf-8", "replace").strip()
+
+
+def read_config(bundle: str) -> bytes:
+    """Return the content of config.json.
+
+    Raises:
+        OSError: it is absent, cannot be read, or is longer than it can be.
+    """
+    return _read_whole(f"{bundle}/{CONFIG}", _CONFIG_LIMIT_BYTES)
+
+
+def _read_whole(path: str, limit_bytes: int) -> bytes:
+    """Read a regular file; it is never waited for, whatever stands there."""
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     try:
-        data = b""
-        while chunk := os.read(fd, _READ_LIMIT_BYTES - len(data)):
-            data += chunk
+        status = os.fstat(fd)
+        if not S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", path)
+        if status.st_size > limit_bytes:
+            raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), path)
+        chunks = []
+        while chunk := os.read(fd, 1 << 16):
+            chunks.append(chunk)
     finally:
         os.close(fd)
-    return data.decode("utf-8", "replace").strip()
+    return b"".join(chunks)
 
 
 class ExitRecord(SimpleNamespace):

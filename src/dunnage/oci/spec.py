@@ -30,7 +30,9 @@ class Spec:
             InvalidArgument: it is not a JSON object.
         """
         try:
-            config = json.loads(data)
+            # Never guessing the encoding, which might import a codec.
+            text = data if isinstance(data, str) else str(data, "utf-8")
+            config = json.loads(text)
         except (ValueError, RecursionError) as error:
             raise InvalidArgument(f"config.json: {error}") from error
         if not isinstance(config, dict):

@@ -69,7 +69,13 @@ class Entry:
 
     @contextlib.asynccontextmanager
     async def turn(self, exec_id: str) -> AsyncIterator[None]:
-        """Wait for the operation in flight on a process, then have one's own."""
+        """Wait for the operation in flight on a process, then have one's own.
+
+        What is not there has none, and leaves no lock behind that nobody would drop.
+        """
+        if exec_id and exec_id not in self._execs:
+            yield
+            return
         async with self._locks.setdefault(exec_id, asyncio.Lock()):
             yield
 

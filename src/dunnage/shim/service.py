@@ -142,6 +142,8 @@ class TaskService:
         identifiers.validate("container id", request.id)
         if not os.path.isabs(request.bundle):
             raise InvalidArgument(f"bundle {request.bundle!r} is not an absolute path")
+        if "\0" in request.bundle:
+            raise InvalidArgument(f"bundle {request.bundle!r} has a NUL in it")
         if request.checkpoint:
             raise Unimplemented("restore from a checkpoint")
         options = translate.options(request.options)
@@ -383,8 +385,8 @@ class TaskService:
     def _end_the_others(self, entry: Entry) -> None:
         """Kill what outlives its init, where no pid namespace does (protocol: 4.6)."""
         try:
-            with open(f"{entry.bundle}/{bundle.CONFIG}", "rb") as file:
-                shares = Spec.parse(file.read()).shares_pid_namespace
+            config = bundle.read_config(entry.bundle)
+            shares = Spec.parse(config).shares_pid_namespace
         except (OSError, DunnageError):
             shares = True
         if shares:
@@ -426,6 +428,10 @@ class TaskService:
         except asyncio.CancelledError:
             task.add_done_callback(partial(_log_failure, entry.id))
             raise
+        finally:
+            # An error's traceback leads here: it, and the request with it, would wait
+            # for the collector.
+            del task
 
 
 def _deleted(entry: Entry, exec_id: str) -> pb.DeleteResponse:

@@ -76,10 +76,9 @@ def _joined(path: str, container_id: str) -> bool:
 
 def _annotations() -> dict[str, str]:
     try:
-        with open(bundle.CONFIG, "rb") as file:
-            return dict(Spec.parse(file.read()).annotations)
+        return dict(Spec.parse(bundle.read_config(".")).annotations)
     except OSError as error:
-        reason = os.strerror(error.errno or 0).lower()
+        reason = (error.strerror or str(error)).lower()
         raise InvalidArgument(f"open {bundle.CONFIG}: {reason}") from error
 
 

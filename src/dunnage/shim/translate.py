@@ -23,8 +23,8 @@ from dunnage.errors import (
     InvalidArgument,
     NotFound,
     PermissionDenied,
-    ResourceExhausted,
     Unknown,
+    kind_of,
 )
 from dunnage.host.mounts import Mount
 from dunnage.task import events
@@ -40,12 +40,6 @@ _STATUS: Final = {
 }
 
 _BY_ERRNO: Final[dict[int, type[DunnageError]]] = {
-    errno.ENOSPC: ResourceExhausted,
-    errno.EDQUOT: ResourceExhausted,
-    errno.ENOMEM: ResourceExhausted,
-    errno.EMFILE: ResourceExhausted,
-    errno.ENFILE: ResourceExhausted,
-    errno.EAGAIN: ResourceExhausted,
     errno.ENOENT: NotFound,
     errno.EACCES: PermissionDenied,
     errno.EPERM: PermissionDenied,
@@ -120,6 +114,6 @@ def status(value: Status) -> process_pb2.Status.ValueType:
 
 def os_error(error: OSError) -> DunnageError:
     """Return a kernel's refusal as an error with a code, and what it was about."""
-    kind = _BY_ERRNO.get(error.errno or 0, Unknown)
+    kind = kind_of(error, _BY_ERRNO.get(error.errno or 0, Unknown))
     reason = os.strerror(error.errno).lower() if error.errno else str(error)
     return kind(f"{error.filename}: {reason}" if error.filename else reason)

@@ -87,7 +87,7 @@ def test_a_full_disk_is_told_as_one(
 )
 def test_a_program_that_cannot_be_started(code: int, name: str, expected: str) -> None:
     """In the words of Go, which Docker looks for."""
-    assert expected == texts.unstartable(OSError(code, os.strerror(code), name))
+    assert expected == texts.unstartable(OSError(code, os.strerror(code), name), "")
 
 
 def test_how_a_program_ended() -> None:

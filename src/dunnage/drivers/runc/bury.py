@@ -37,7 +37,7 @@ def bury(directory: str, namespace: str, container_id: str) -> list[str]:
         if status != 0 and not texts.is_about_nothing(text, state):
             problems.append(f"{command[0]} delete: {texts.ended(status)}: {text}")
     except OSError as error:
-        problems.append(texts.unstartable(error))
+        problems.append(texts.unstartable(error, command[0]))
     if found:
         problems += [f"cgroup {path} stays" for path in found.remove_cgroups()]
         # Of a container that never was whole, the runtime may not know.

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
-from dunnage.errors import DunnageError, Unknown
+from dunnage.errors import DunnageError, Unknown, kind_of
 from dunnage.host.procs import Children, Completed
 
 from . import texts
@@ -25,6 +25,8 @@ _log = logging.getLogger(__name__)
 
 _KILL_LIMIT_S: Final = 1.0
 """How long a killed runtime may take to be gone."""
+_LOG_LIMIT_BYTES: Final = 4 << 20
+"""How much of what one command logged is looked at."""
 
 
 class Command:
@@ -53,14 +55,14 @@ class Command:
 
         Raises:
             Unknown: it failed; the text is ``prefix`` and its last error.
-            ResourceExhausted: likewise, for want of space on a disk.
+            ResourceExhausted: likewise, for want of fds, processes, memory or space.
         """
         offset = _size(log)
         argv = self._argv(arguments, log)
         try:
             child = self._children.spawn(argv, fds=fds, env=self._env, cwd=cwd)
         except OSError as error:
-            raise _failure(prefix, log, offset, texts.unstartable(error)) from error
+            raise self._unstarted(error, prefix, log, offset) from error
         try:
             with _timed(argv) as ended:
                 exited = await child.wait()
@@ -81,13 +83,13 @@ class Command:
 
         Raises:
             Unknown: it failed; the text is ``prefix`` and its last error.
-            ResourceExhausted: likewise, for want of space on a disk.
+            ResourceExhausted: likewise, for want of fds, processes, memory or space.
         """
         offset = _size(log)
         try:
             completed = await self._run(self._argv(arguments, log))
         except OSError as error:
-            raise _failure(prefix, log, offset, texts.unstartable(error)) from error
+            raise self._unstarted(error, prefix, log, offset) from error
         if completed.status != 0:
             raise _failure(prefix, log, offset, self._failed(completed))
 
@@ -101,13 +103,15 @@ class Command:
 
         Raises:
             Unknown: it failed, or could not be started.
+            ResourceExhausted: for want of fds, processes or memory.
         """
         try:
             # Without a log, runc adds a level and a time to what it says on stderr.
             argv = [*self._argv(arguments, os.devnull), *after]
             completed = await self._run(argv)
         except OSError as error:
-            raise Unknown(texts.unstartable(error)) from error
+            text = texts.unstartable(error, self._program)
+            raise kind_of(error)(text) from error
         if completed.status != 0:
             raise Unknown(self._failed(completed))
         return completed.stdout
@@ -121,6 +125,12 @@ class Command:
     def _failed(self, completed: Completed) -> str:
         said = completed.stdout + completed.stderr
         return texts.unsuccessful(self._program, completed.status, said)
+
+    def _unstarted(
+        self, error: OSError, prefix: str, log: str, offset: int
+    ) -> DunnageError:
+        reason = texts.unstartable(error, self._program)
+        return _failure(prefix, log, offset, reason, kind_of(error))
 
     @property
     def _program(self) -> str:
@@ -144,9 +154,15 @@ def _timed(argv: Sequence[str]) -> Iterator[Callable[[int], None]]:
         _log.debug("%s: %s after %.3f s", " ".join(argv), outcome, took_s)
 
 
-def _failure(prefix: str, log: str, offset: int, reason: str) -> DunnageError:
+def _failure(
+    prefix: str,
+    log: str,
+    offset: int,
+    reason: str,
+    kind: type[DunnageError] = Unknown,
+) -> DunnageError:
     added = _added(log, offset)
-    return texts.failure(prefix, added, reason, disk_is_full=_is_full(log))
+    return texts.failure(prefix, added, reason, kind=kind, disk_is_full=_is_full(log))
 
 
 def _is_full(path: str) -> bool:
@@ -165,8 +181,12 @@ def _size(path: str) -> int:
 
 def _added(path: str, offset: int) -> str | OSError:
     try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            file.seek(offset)
-            return file.read()
+        # Never waiting, whatever stands there; a regular file does not mind.
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+        try:
+            return os.pread(fd, _LOG_LIMIT_BYTES, offset).decode(errors="replace")
+        finally:
+            os.close(fd)
     except OSError as error:
+        error.filename = path
         return error

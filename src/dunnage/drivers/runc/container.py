@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import signal
+import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -21,6 +22,7 @@ from dunnage.drivers.contract import (
 from dunnage.errors import (
     DunnageError,
     FailedPrecondition,
+    InvalidArgument,
     NotFound,
     Unknown,
 )
@@ -43,6 +45,7 @@ class RuncDriver(Driver):
 
     async def create(self, creation: Creation) -> Container:
         """Create a container; a failure leaves nothing behind."""
+        _expect_config(creation.bundle)
         if creation.rootfs:
             with contextlib.suppress(FileExistsError):
                 os.mkdir(f"{creation.bundle}/{bundle.ROOTFS}", 0o711)
@@ -158,7 +161,7 @@ class RuncContainer(_RuncProcess, Container):
             if not existed and os.path.exists(state):
                 with contextlib.suppress(DunnageError):
                     await self._command.plain(["delete", "--force"])
-            with contextlib.suppress(DunnageError):
+            with contextlib.suppress(DunnageError, OSError):
                 await self.release()
             raise
 
@@ -195,7 +198,11 @@ class RuncContainer(_RuncProcess, Container):
         if self._creation.rootfs:
             rootfs = self._rootfs
             try:
-                await self._children.call(lambda: unmount_recursive(rootfs))
+                try:
+                    await self._children.call(lambda: unmount_recursive(rootfs))
+                except OSError:
+                    # No process can be had: better that we wait than that it stays.
+                    unmount_recursive(rootfs)
             except DunnageError as error:
                 raise Unknown(f"failed rootfs umount: {error}") from error
 
@@ -205,14 +212,16 @@ class RuncContainer(_RuncProcess, Container):
 
     def add_exec(self, exec_id: str, spec: bytes, streams: Streams) -> Process:
         try:
-            process = json.loads(spec)
+            # Never guessing the encoding, which might import a codec.
+            process = json.loads(str(spec, "utf-8"))
+            if not isinstance(process, dict):
+                raise Unknown(f"spec of exec {exec_id}: not a JSON object")
+            process["terminal"] = streams.terminal
+            document = json.dumps(process).encode()
         except (ValueError, RecursionError) as error:
             raise Unknown(f"spec of exec {exec_id}: {error}") from error
-        if not isinstance(process, dict):
-            raise Unknown(f"spec of exec {exec_id}: not a JSON object")
-        process["terminal"] = streams.terminal
         return _RuncExec(
-            self._children, self._command, self._bundle, streams, exec_id, process
+            self._children, self._command, self._bundle, streams, exec_id, document
         )
 
 
@@ -226,10 +235,10 @@ class _RuncExec(_RuncProcess):
         directory: str,
         streams: Streams,
         exec_id: str,
-        process: dict[str, object],
+        document: bytes,
     ) -> None:
         super().__init__(children, command, directory, streams)
-        self._process = process
+        self._document = document
         base = f"{directory}/exec-{exec_id}"  # an exec may be called "init"
         self._process_file = f"{base}.process.json"
         self._pid_file = f"{base}.pid"
@@ -237,11 +246,12 @@ class _RuncExec(_RuncProcess):
 
     async def start(self) -> None:
         # The file may hold secrets of the environment.
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+        _unlink(self._process_file)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         try:
             fd = os.open(self._process_file, flags, 0o600)
-            with open(fd, "w", encoding="utf-8") as file:
-                json.dump(self._process, file)
+            with open(fd, "wb") as file:
+                file.write(self._document)
             arguments = ["exec", "--process", self._process_file, "--detach"]
             arguments += ["--pid-file", self._pid_file]
             prefix = "OCI runtime exec failed"
@@ -266,6 +276,17 @@ class _RuncExec(_RuncProcess):
 
     async def release(self) -> None:
         self._close_stdio()
+
+
+def _expect_config(directory: str) -> None:
+    """Refuse what a runtime would wait for, or never come to the end of.
+
+    A file that is absent, or says nothing sensible, is the runtime's to judge.
+    """
+    path = f"{directory}/{bundle.CONFIG}"
+    with contextlib.suppress(OSError):
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise InvalidArgument(f"{path} is not a regular file")
 
 
 def _claimed(claim: Claim, prefix: str) -> Child:

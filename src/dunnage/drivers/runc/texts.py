@@ -38,7 +38,12 @@ def last_error(log: str) -> str | None:
 
 
 def failure(
-    prefix: str, log: str | OSError, reason: str, *, disk_is_full: bool = False
+    prefix: str,
+    log: str | OSError,
+    reason: str,
+    *,
+    kind: type[DunnageError] = Unknown,
+    disk_is_full: bool = False,
 ) -> DunnageError:
     """Describe a failed command by what its log says, or else by ``reason``.
 
@@ -46,6 +51,7 @@ def failure(
         prefix: for instance ``OCI runtime create failed``.
         log: what the command added to its log, or why that could not be read.
         reason: how the command ended, such as ``exit status 1``.
+        kind: the class of the error, unless there was no space.
         disk_is_full: whether the log had no room: then that is why it says nothing.
     """
     message, unread = None, ""
@@ -61,13 +67,17 @@ def failure(
         why = f"unable to retrieve OCI runtime error ({unread}): {reason}"
     if message is None and disk_is_full:
         why += f" ({_NO_SPACE})"
-    kind = ResourceExhausted if _NO_SPACE in why.lower() else Unknown
+    if _NO_SPACE in why.lower():
+        kind = ResourceExhausted
     return kind(f"{prefix}: {why}")
 
 
-def unstartable(error: OSError) -> str:
-    """Say why a program could not be started, in the words of Go's os/exec."""
-    name = str(error.filename or "")
+def unstartable(error: OSError, program: str) -> str:
+    """Say why a program could not be started, in the words of Go's os/exec.
+
+    An error that met us before there was a process does not name the program.
+    """
+    name = str(error.filename or program)
     if isinstance(error, FileNotFoundError) and "/" not in name:
         return f'exec: "{name}": executable file not found in $PATH'
     return f"fork/exec {name}: {os.strerror(error.errno or 0).lower()}"

@@ -13,6 +13,7 @@ nothing else.
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import signal
@@ -41,6 +42,14 @@ def raise_nofile_limit() -> None:
     """
     _, hard = _original_nofile
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _nofile_of_a_child() -> tuple[int, int]:
+    """Return our first soft limit, within the hard one, which may be lower by now."""
+    soft, _ = _original_nofile
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    unlimited = resource.RLIM_INFINITY
+    return (soft if hard == unlimited or 0 <= soft <= hard else hard), hard
 
 
 def fork_child(body: Callable[[], None]) -> int:
@@ -111,10 +120,13 @@ def spawn(
                 os.dup2(fd, target)
             if cwd is not None:
                 os.chdir(cwd)
-            resource.setrlimit(resource.RLIMIT_NOFILE, _original_nofile)
+            resource.setrlimit(resource.RLIMIT_NOFILE, _nofile_of_a_child())
             os.execvpe(argv[0], list(argv), dict(os.environ if env is None else env))
         except OSError as error:
             os.write(told, str(error.errno).encode())
+            raise
+        except ValueError:  # a NUL, which the kernel never gets to see
+            os.write(told, str(errno.EINVAL).encode())
             raise
 
     try:

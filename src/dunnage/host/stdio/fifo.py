@@ -18,7 +18,7 @@ import stat
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Final
 
-from dunnage.errors import DunnageError, Unimplemented
+from dunnage.errors import DunnageError, Unimplemented, kind_of
 
 from .fd import Fd, unread_bytes
 
@@ -68,7 +68,7 @@ class FifoSource:
                 undo.pop_all()
                 return source
         except (OSError, ValueError) as error:
-            raise DunnageError(
+            raise kind_of(error, DunnageError)(
                 f"failed to open stdin fifo {path}: stat {path}: {reason(error)}"
             ) from error
 
@@ -114,7 +114,7 @@ class FifoSink:
                 undo.pop_all()
                 return sink
         except (OSError, ValueError) as error:
-            raise DunnageError(
+            raise kind_of(error, DunnageError)(
                 "failed to start io pipe copy: unable to copy pipes: containerd-shim: "
                 f'opening file "{path}" failed: open {path}: {reason(error)}'
             ) from error

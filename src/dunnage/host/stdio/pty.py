@@ -26,7 +26,7 @@ from contextlib import ExitStack
 from termios import TIOCSWINSZ
 from typing import Final
 
-from dunnage.errors import DunnageError
+from dunnage.errors import DunnageError, kind_of
 
 from .fd import Fd
 
@@ -78,12 +78,11 @@ class ConsoleSocket:
                 connection.settimeout(0)
                 fds = _receive_fds(connection)
             except OSError as error:
+                kind = kind_of(error, DunnageError)
                 reason = os.strerror(error.errno or 0).lower()
                 if isinstance(error, BlockingIOError):
-                    reason = "the runtime has sent none"
-                raise DunnageError(
-                    f"failed to retrieve console master: {reason}"
-                ) from error
+                    kind, reason = DunnageError, "the runtime has sent none"
+                raise kind(f"failed to retrieve console master: {reason}") from error
             for fd in fds:
                 undo.callback(fd.close)
             if len(fds) != 1 or not _is_master(fds[0].number):

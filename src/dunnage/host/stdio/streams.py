@@ -15,7 +15,7 @@ import os
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Final
 
-from dunnage.errors import DunnageError, Unimplemented
+from dunnage.errors import DunnageError, Unimplemented, kind_of
 
 from .fd import Fd, pipe
 from .fifo import FifoSink, FifoSource, reason
@@ -189,7 +189,8 @@ class Stdio:
                 else:
                     self._open(stdin, stdout, stderr, uid, gid)
             except OSError as error:
-                raise DunnageError(f"failed to open stdio: {reason(error)}") from error
+                text = f"failed to open stdio: {reason(error)}"
+                raise kind_of(error, DunnageError)(text) from error
             undo.pop_all()
         return self
 
@@ -321,7 +322,7 @@ class Stdio:
         except OSError as error:
             master.close()
             text = f"failed to open the terminal: {reason(error)}"
-            raise DunnageError(text) from error
+            raise kind_of(error, DunnageError)(text) from error
         for output in self._outputs.values():
             output.take_from(self._pty, self._close_terminal)
         if self._input:
