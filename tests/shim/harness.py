@@ -218,7 +218,7 @@ class Shim:
         """Return the packed options that select the runtime."""
         return typeurl.pack(Options(binary_name=self.runtime, **more))
 
-    def start_stdin(self, id_: str) -> bytes:
+    def start_stdin(self, id_: str, **more: Any) -> bytes:
         """Return what a daemon writes to the stdin of start."""
         packed = self.options()
         told = wire.Start(
@@ -226,6 +226,7 @@ class Shim:
             options=wire.Options(packed.type_url, packed.value),
             ttrpc_address=f"{self.address}.ttrpc",
             grpc_address=self.address,
+            **more,
         )
         return wire.render_start(told, id=id_, namespace=self.namespace)
 

@@ -31,6 +31,7 @@ from dunnage.errors import (
     DunnageError,
     InvalidArgument,
     NotFound,
+    ResourceExhausted,
     Unavailable,
     Unimplemented,
     Unknown,
@@ -57,6 +58,8 @@ DRAIN_LIMIT_S: Final = 10.0
 _EXIT_LIMIT_S: Final = 10.0
 """How long Delete waits for the exit of what the runtime says it has killed."""
 _SIGKILL: Final = 9
+_KILL_PAUSE_S: Final = 1.0
+"""When to try again to kill what outlives its init, if there is no process for it."""
 
 
 class Drivers(Protocol):
@@ -396,12 +399,23 @@ class TaskService:
         assert entry.container, "what has died was there"
         if earlier:
             await earlier
-        try:
-            await entry.container.kill(_SIGKILL, everything=True)
-        except NotFound:
-            pass  # nobody was left
-        except DunnageError as error:
-            _log.warning("kill all: %s", error, extra={"container": entry.id})
+        while True:
+            try:
+                await entry.container.kill(_SIGKILL, everything=True)
+            except NotFound:
+                return  # nobody was left
+            except ResourceExhausted as error:
+                _log.warning("kill all: %s", error, extra={"container": entry.id})
+                if entry.task.is_over(INIT):
+                    return
+                # An exec that lives on withholds init's exit: no limit, as it would
+                # be withheld for ever.
+                await asyncio.sleep(_KILL_PAUSE_S)
+            except DunnageError as error:
+                _log.warning("kill all: %s", error, extra={"container": entry.id})
+                return
+            else:
+                return
 
     # -- small change
 

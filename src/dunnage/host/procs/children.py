@@ -35,6 +35,7 @@ _log = logging.getLogger(__name__)
 
 _OUTPUT_LIMIT_BYTES = 16 << 20
 _UNKNOWN_STATUS = 255
+_MOST_FD = (1 << 31) - 1
 
 
 class Completed(NamedTuple):
@@ -190,6 +191,10 @@ class Children:
         report, told = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
 
         def told_body() -> None:
+            # It may hang for long: of what we hold it keeps nothing open, and it has
+            # descriptors when we have none left.
+            os.closerange(3, told)
+            os.closerange(told + 1, _MOST_FD)
             try:
                 body()
             except DunnageError as error:
