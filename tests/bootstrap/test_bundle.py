@@ -113,3 +113,26 @@ def test_corrupt_exit(content: bytes, tmp_path_factory: pytest.TempPathFactory) 
     directory = tmp_path_factory.getbasetemp()
     (directory / bundle.EXIT).write_bytes(content)
     assert bundle.read_exit(str(directory)) is None
+
+
+def test_nothing_is_waited_for(tmp_path: Path) -> None:
+    """A fifo, or a directory, in the place of a file is an error at once."""
+    os.mkfifo(tmp_path / bundle.CONFIG)
+    (tmp_path / bundle.ADDRESS).mkdir()
+    with pytest.raises(OSError, match="not a regular file"):
+        bundle.read_config(str(tmp_path))
+    with pytest.raises(OSError, match="not a regular file"):
+        bundle.read(str(tmp_path), bundle.ADDRESS)
+
+
+def test_nothing_is_read_beyond_a_limit(tmp_path: Path) -> None:
+    """A file that cannot be what it should is not read into memory."""
+    for name, limit in ((bundle.CONFIG, 16 << 20), (bundle.ADDRESS, 1 << 20)):
+        (tmp_path / name).touch()
+        os.truncate(tmp_path / name, limit + 1)
+    with pytest.raises(OSError, match="too large"):
+        bundle.read_config(str(tmp_path))
+    with pytest.raises(OSError, match="too large"):
+        bundle.read(str(tmp_path), bundle.ADDRESS)
+    os.truncate(tmp_path / bundle.CONFIG, 16 << 20)
+    assert 16 << 20 == len(bundle.read_config(str(tmp_path)))

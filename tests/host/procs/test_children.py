@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import resource
 import signal
 import sys
 import time
@@ -285,5 +286,45 @@ def test_call_brings_errors_back() -> None:
                 await children.call(bad)
             with pytest.raises(Unknown, match="ValueError: odd"):
                 await children.call(worse)
+
+    in_child(main)
+
+
+def test_call_keeps_nothing_of_ours_open() -> None:
+    """A body that hangs holds no pipe of a container's, and has descriptors for itself.
+
+    Also where we have none left.
+    """
+
+    def body() -> None:
+        found = os.listdir("/proc/self/fd")
+        if len(found) > 5:  # 0 to 2, the report, and the listing itself
+            raise InvalidArgument(f"open: {found}")
+
+    async def main() -> None:
+        with Children() as children:
+            kept = [os.pipe() for _ in range(3)]
+            ready = os.dup(0)
+            os.close(ready)
+            soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (ready + 2, hard))
+            await children.call(body)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            for ends in kept:
+                for fd in ends:
+                    os.close(fd)
+
+    in_child(main)
+
+
+def test_a_nul_in_an_argument_is_an_invalid_one() -> None:
+    """What the kernel never gets to see is told like what it refuses."""
+
+    async def main() -> None:
+        with Children() as children:
+            with pytest.raises(OSError, match="Invalid argument"):
+                await children.run([SH, "a\0b"])
+            with pytest.raises(OSError, match="Invalid argument"):
+                await children.run([SH], cwd="/\0")
 
     in_child(main)
