@@ -75,3 +75,21 @@ def test_namespaces_are_apart(cli: Cli) -> None:
     assert cli.run("-d", "c", "--", "sleep", "1000").returncode == 0
     assert cli("--namespace", "another", "ps").stdout.splitlines()[1:] == []
     assert cli("rm", "-f", "c").returncode == 0
+
+
+def test_pause_and_resume(cli: Cli) -> None:
+    """A paused container says so, refuses to be removed, and goes on when resumed."""
+    assert cli.run("-d", "c", "--", "sleep", "1000").returncode == 0
+    assert cli("pause", "c").returncode == 0
+    assert cli.ps() == {"c": "paused"}
+    for refused in (cli("pause", "c"), cli("rm", "c")):
+        assert refused.returncode == 125
+        assert_one_line(refused)
+        assert b"paused" in refused.stderr
+    assert cli("resume", "c").returncode == 0
+    assert cli.ps() == {"c": "running"}
+    assert cli("pause", "c").returncode == 0
+    assert cli("rm", "-f", "c").returncode == 0
+    said = ["create", "start", "paused", "resumed", "paused", "exit", "delete"]
+    assert cli.topics() == said
+    assert cli.leftovers("c") == []

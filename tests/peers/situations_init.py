@@ -25,6 +25,7 @@ from .questions import (
     NOT_CREATED,
     PIDS,
     RUNNING,
+    SLEEP,
     START,
     START_E,
     STATE,
@@ -34,6 +35,7 @@ from .questions import (
     WAITERS,
     Row,
     Situation,
+    add,
     again,
     ask,
     configure,
@@ -60,7 +62,10 @@ INVALID: Final = (
     "2 unknown error after kill: {runtime} did not terminate successfully: "
     "exit status 1: |unable to signal init: invalid argument\n"
 )
+E_PAUSED: Final = "id=%s bundle={bundle} status=PAUSED exited_at=never"
 E_RUNS: Final = "id=e bundle={bundle} pid=e status=RUNNING exited_at=never"
+PAUSE: Final = ask("pause")
+RESUME: Final = ask("resume")
 RESIZE: Final = ask("resize_pty", width=80, height=24)
 STREAMS: Final = (
     "id=c1 bundle={bundle} pid=init status=RUNNING stdin={directory}/in "
@@ -94,16 +99,11 @@ NOTHING = Situation(
             for call in (
                 *(START, DELETE, ADD_E, STATE, WAIT, KILL_9, PIDS, CLOSE_IO, RESIZE),
                 *(START_E, STATE_E, WAIT_E, KILL_E_9, CLOSE_IO_E, DELETE_E),
+                *(PAUSE, RESUME),
             )
         ),
         *not_yet(
-            *(
-                (method, NOT_CREATED)
-                for method in (
-                    *("pause", "resume", "checkpoint"),
-                    *("update", "stats"),
-                )
-            )
+            *((method, NOT_CREATED) for method in ("checkpoint", "update", "stats"))
         ),
         Row(CONNECT, "shim_pid=shim"),
         Row(
@@ -136,9 +136,9 @@ CREATED = Situation(
         Row(KILL_E_9),
         Row(WAIT_E, "exit_status=137 exited_at=now"),
         Row(DELETE_E, "pid=e exit_status=137 exited_at=now"),
+        Row(PAUSE, "2 cannot pause task in created state"),
+        Row(RESUME, "2 cannot resume task in created state"),
         *not_yet(
-            ("pause", "2 cannot pause task in created state"),
-            ("resume", "2 cannot resume task in created state"),
             ("checkpoint", "2 cannot checkpoint a task in created state"),
             ("update", "ok"),
             ("stats", "stats=metrics"),
@@ -189,12 +189,10 @@ RUNS = Situation(
         Row(again(CLOSE_IO)),
         Row(CONNECT, "shim_pid=shim task_pid=init"),
         Row(SHUTDOWN),
-        *not_yet(
-            ("pause", "ok"),
-            ("resume", "ok"),
-            ("update", "ok"),
-            ("stats", "stats=metrics"),
-        ),
+        Row(RESUME, "2 cannot resume a running process"),
+        Row(PAUSE),
+        Row(again(RESUME)),
+        *not_yet(("update", "ok"), ("stats", "stats=metrics")),
         Row(RESIZE),
         Row(KILL_9),
         Row(WAITERS, "exit_status=137 exited_at=now"),
@@ -220,14 +218,67 @@ IS_STOPPED = Situation(
         Row(CLOSE_IO),
         Row(CONNECT, "shim_pid=shim task_pid=init"),
         Row(SHUTDOWN),
+        Row(PAUSE, "2 cannot pause a stopped container"),
+        Row(RESUME, "2 cannot resume a stopped container"),
         *not_yet(
-            ("pause", "2 cannot pause a stopped container"),
-            ("resume", "2 cannot resume a stopped container"),
             ("checkpoint", "2 cannot checkpoint a stopped container"),
             ("update", "2 cannot update a stopped container"),
         ),
         Row(RESIZE),
         Row(DELETE, "pid=init exit_status=3 exited_at=now"),
+        Row(LEFTOVERS, "nothing"),
+    ],
+)
+
+FROZEN = Situation(
+    "paused",
+    [*RUNNING, ADD_E, START_E, add("f", SLEEP), PAUSE],
+    [
+        Row(STATE, INIT_STATE % "PAUSED"),
+        Row(STATE_E, E_RUNS.replace("RUNNING", "PAUSED")),
+        Row(ask("state", "f"), E_PAUSED % "f"),
+        Row(again(START), "2 cannot start a paused process"),
+        Row(DELETE, "2 cannot delete a paused process"),
+        Row(again(PAUSE), "2 cannot pause a paused container"),
+        Row(add("g", SLEEP), "2 cannot exec in a paused state"),
+        Row(
+            ask("start", "f"),
+            "2 OCI runtime exec failed: |exec failed: "
+            "cannot exec in a paused container (use --ignore-paused to override)",
+        ),
+        Row(ask("delete", "f"), "exited_at=never"),
+        Row(KILL_0),
+        Row(KILL_99, INVALID),
+        Row(
+            PIDS,
+            "processes=[(pid=e info=containerd.runc.v1.ProcessDetails(exec_id=e)), "
+            "(pid=init)]",
+        ),
+        Row(CLOSE_IO),
+        Row(RESIZE),
+        Row(SHUTDOWN),
+        *not_yet(("update", "ok"), ("stats", "stats=metrics")),
+        Row(ask("kill", name="kill 15", signal=15)),
+        Row(again(STATE), INIT_STATE % "PAUSED"),
+        Row(RESUME),
+        Row(again(RESUME), "2 cannot resume a running process"),
+        Row(again(again(STATE)), INIT_STATE % "RUNNING"),
+        Row(again(again(PAUSE))),
+        Row(impatient(WAIT), PENDING),
+        Row(KILL_9),
+        Row(WAITERS, "exit_status=137 exited_at=now"),
+        Row(WAIT_E, "exit_status=137 exited_at=now"),
+        Row(
+            replace(STATE, name="state at last"),
+            (INIT_STATE % "STOPPED")
+            .replace("exited", "exit_status=137 exited")
+            .replace("never", "now"),
+        ),
+        Row(DELETE_E, "pid=e exit_status=137 exited_at=now"),
+        Row(
+            replace(DELETE, name="delete last"),
+            "pid=init exit_status=137 exited_at=now",
+        ),
         Row(LEFTOVERS, "nothing"),
     ],
 )
@@ -300,6 +351,7 @@ ON_INIT: Final = [
     KILLED_CREATED,
     RUNS,
     IS_STOPPED,
+    FROZEN,
     DELETED,
     DUPLICATES,
     LOST,

@@ -272,6 +272,12 @@ class FakeContainer(FakeProcess, Container):
     def add_exec(self, exec_id: str, _spec: bytes, _streams: Streams) -> Process:
         return self.execs.setdefault(exec_id, FakeProcess())
 
+    async def pause(self) -> None:
+        raise NotImplementedError
+
+    async def resume(self) -> None:
+        raise NotImplementedError
+
     async def pids(self) -> list[int]:
         return [self.pid]
 

@@ -21,7 +21,7 @@ from .errors import OWN_ERROR, exit_status, one_line
 from .events import events
 from .execute import execute
 from .run import DEFAULT_RUNTIME, Run, run
-from .tasks import kill, ps, rm
+from .tasks import kill, pause, ps, resume, rm
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
@@ -45,6 +45,8 @@ examples:
   echo hello | dunnage run --rm -i --rootfs ./busybox cat -- cat
   dunnage run -d --oci-runtime crun --rootfs ./busybox web -- httpd -f
   dunnage exec web -- ps
+  dunnage pause web
+  dunnage resume web
   dunnage kill web KILL
   dunnage rm web
   dunnage events --follow
@@ -136,6 +138,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_exec(actions)
     _add_ps(actions)
     _add_kill(actions)
+    _add_pause_and_resume(actions)
     _add_rm(actions)
     _add_events(actions)
     return parser
@@ -207,6 +210,18 @@ def _add_kill(actions: _Actions) -> None:
     parser.set_defaults(
         call=lambda context, asked: kill(context, asked.name, asked.signal)
     )
+
+
+def _add_pause_and_resume(actions: _Actions) -> None:
+    for word, call, text in (
+        ("pause", pause, "freeze all processes of a container"),
+        ("resume", resume, "thaw a container that is paused"),
+    ):
+        parser = actions.add_parser(word, help=text, description=text)
+        parser.add_argument("name", metavar="NAME")
+        parser.set_defaults(
+            call=lambda context, asked, call=call: call(context, asked.name)
+        )
 
 
 def _add_rm(actions: _Actions) -> None:

@@ -1,4 +1,4 @@
-"""``dunnage ps``, ``kill`` and ``rm``: what there is, and what to do with it.
+"""``dunnage ps``, ``kill``, ``pause``, ``resume``, ``rm``: tasks, and what to do.
 
 Owns: what is said of a task, and what is refused.
 Must not know: how a task is removed.
@@ -62,6 +62,26 @@ async def kill(context: Context, name: str, signal_text: str) -> int:
     task = await context.connect(bundles.find(context.places, name))
     try:
         await task.kill(number)
+    finally:
+        task.close()
+    return 0
+
+
+async def pause(context: Context, name: str) -> int:
+    """Freeze a container."""
+    task = await context.connect(bundles.find(context.places, name))
+    try:
+        await task.pause()
+    finally:
+        task.close()
+    return 0
+
+
+async def resume(context: Context, name: str) -> int:
+    """Thaw a container."""
+    task = await context.connect(bundles.find(context.places, name))
+    try:
+        await task.resume()
     finally:
         task.close()
     return 0

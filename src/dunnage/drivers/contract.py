@@ -4,7 +4,7 @@ A driver runs containers; the shim decides when, says the events, and keeps the 
 Nothing here knows the wire.
 
 The calls of one process (init or exec) never overlap, except `Process.kill`, which may
-come at any time after creation.
+come at any time after creation, and `Container.resume` after the exit of init.
 Each may take long, and is not cancelled when its caller goes away; cancelled for good,
 at the end of the shim, it kills what it runs.
 A failure is a `dunnage.errors.DunnageError`, whose text reaches the user, or an
@@ -117,6 +117,22 @@ class Container(Process):
 
         Raises:
             DunnageError: the spec makes no sense.
+        """
+
+    @abstractmethod
+    async def pause(self) -> None:
+        """Freeze all its processes.
+
+        Who is killed by `Process.kill` while frozen dies nevertheless; of an exec that
+        may wait for `resume`.
+        """
+
+    @abstractmethod
+    async def resume(self) -> None:
+        """Thaw them; also valid when init has died frozen, for the sake of the others.
+
+        Raises:
+            DunnageError: it is not frozen, too.
         """
 
     @abstractmethod

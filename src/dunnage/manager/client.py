@@ -20,8 +20,10 @@ from dunnage.api.task_v2_pb2 import (
     DeleteResponse,
     ExecProcessRequest,
     KillRequest,
+    PauseRequest,
     PidsRequest,
     ResizePtyRequest,
+    ResumeRequest,
     ShutdownRequest,
     StartRequest,
     StateRequest,
@@ -170,6 +172,14 @@ class Task:
             id=self.bundle.id, exec_id=exec_id, signal=signal, all=all
         )
         await self._call(self._methods.kill, request)
+
+    async def pause(self) -> None:
+        """Freeze the task."""
+        await self._call(self._methods.pause, PauseRequest(id=self.bundle.id))
+
+    async def resume(self) -> None:
+        """Thaw the task."""
+        await self._call(self._methods.resume, ResumeRequest(id=self.bundle.id))
 
     async def delete(self, exec_id: str = "") -> Exit:
         """Remove a process that is not running; for init, the task."""

@@ -24,7 +24,13 @@ from dunnage.api.services import TaskMethods
 from dunnage.api.times import timestamp
 from dunnage.bootstrap import bundle, identifiers
 from dunnage.descriptors import Empty
-from dunnage.drivers.contract import Creation, Driver, Happening, OomKilled
+from dunnage.drivers.contract import (
+    Container,
+    Creation,
+    Driver,
+    Happening,
+    OomKilled,
+)
 from dunnage.drivers.runc import Options
 from dunnage.errors import (
     AlreadyExists,
@@ -109,6 +115,8 @@ class TaskService:
         self.calls.register(server, methods.delete, self.delete)
         self.calls.register(server, methods.exec, self.exec)
         self.calls.register(server, methods.kill, self.kill)
+        self.calls.register(server, methods.pause, self.pause)
+        self.calls.register(server, methods.resume, self.resume)
         self.calls.register(server, methods.wait, self.wait)
         self.calls.register(server, methods.state, self.state)
         self.calls.register(server, methods.pids, self.pids)
@@ -269,6 +277,32 @@ class TaskService:
         await self._finish(entry, process.kill(request.signal, everything=request.all))
         return Empty()
 
+    async def pause(self, request: pb.PauseRequest, _: Context) -> Empty:
+        """Freeze a container."""
+        entry = self._entry(request.id)
+        return await self._finish(entry, self._pause(entry))
+
+    async def _pause(self, entry: Entry) -> Empty:
+        async with entry.turn(INIT):
+            with entry.task.pausing() as pausing:
+                await _container(entry).pause()
+                pausing.commit()
+        if entry.task.init_is_dead:
+            self._end_the_others(entry, frozen=True)
+        return Empty()
+
+    async def resume(self, request: pb.ResumeRequest, _: Context) -> Empty:
+        """Thaw a container."""
+        entry = self._entry(request.id)
+        return await self._finish(entry, self._resume(entry))
+
+    async def _resume(self, entry: Entry) -> Empty:
+        async with entry.turn(INIT):
+            with entry.task.resuming() as resuming:
+                await _container(entry).resume()
+                resuming.commit()
+        return Empty()
+
     async def wait(self, request: pb.WaitRequest, _: Context) -> pb.WaitResponse:
         """Wait for the exit to be said; ends with its connection, too."""
         entry = self._entry(request.id)
@@ -298,8 +332,7 @@ class TaskService:
     async def pids(self, request: pb.PidsRequest, _: Context) -> pb.PidsResponse:
         """List the processes of a container; those of execs are named."""
         entry = self._entry(request.id)
-        assert entry.container, "a registered task has its container"
-        pids = await self._finish(entry, entry.container.pids())
+        pids = await self._finish(entry, _container(entry).pids())
         execs = {
             process.pid: exec_id
             for exec_id, process in entry.execs.items()
@@ -367,12 +400,13 @@ class TaskService:
             case OomKilled():
                 entry.task.oom_killed()
             case Exited(status=status, at_ns=at_ns):
+                frozen = entry.task.snapshot().status is Status.PAUSED
                 if exec_id == INIT:
                     self._write_exit(entry, status, at_ns)
                 entry.task.died(exec_id, status, at_ns)
                 if exec_id == INIT:
                     entry.hurry()
-                    self._end_the_others(entry)
+                    self._end_the_others(entry, frozen=frozen)
 
     def _write_exit(self, entry: Entry, status: int, at_ns: int) -> None:
         """Put the exit on disk, before anybody can publish it."""
@@ -385,23 +419,42 @@ class TaskService:
                 "the exit is not on disk: %s", error, extra={"container": entry.id}
             )
 
-    def _end_the_others(self, entry: Entry) -> None:
-        """Kill what outlives its init, where no pid namespace does (protocol: 4.6)."""
+    def _end_the_others(self, entry: Entry, *, frozen: bool = False) -> None:
+        """Kill what outlives its init, where no pid namespace does (protocol: 4.6).
+
+        What is frozen is thawed first: it could neither die nor say so, and as long as
+        an exec lives the exit of init is withheld.
+        """
         try:
             config = bundle.read_config(entry.bundle)
             shares = Spec.parse(config).shares_pid_namespace
         except (OSError, DunnageError):
             shares = True
-        if shares:
-            entry.killing = self._start_work(self._kill_all(entry, entry.killing))
+        if shares or frozen:
+            work = self._kill_all(entry, entry.killing, thaws=frozen, kills=shares)
+            entry.killing = self._start_work(work)
 
-    async def _kill_all(self, entry: Entry, earlier: asyncio.Task[None] | None) -> None:
-        assert entry.container, "what has died was there"
+    async def _kill_all(
+        self,
+        entry: Entry,
+        earlier: asyncio.Task[None] | None,
+        *,
+        thaws: bool,
+        kills: bool,
+    ) -> None:
         if earlier:
             await earlier
         while True:
+            if thaws:
+                try:
+                    await _container(entry).resume()
+                except (DunnageError, OSError) as error:
+                    # Where the kill of init has thawed it nothing is left to do.
+                    _log.debug("thaw: %s", error, extra={"container": entry.id})
+            if not kills:
+                return
             try:
-                await entry.container.kill(_SIGKILL, everything=True)
+                await _container(entry).kill(_SIGKILL, everything=True)
             except NotFound:
                 return  # nobody was left
             except ResourceExhausted as error:
@@ -446,6 +499,11 @@ class TaskService:
             # An error's traceback leads here: it, and the request with it, would wait
             # for the collector.
             del task
+
+
+def _container(entry: Entry) -> Container:
+    assert entry.container, "a registered task has its container"
+    return entry.container
 
 
 def _deleted(entry: Entry, exec_id: str) -> pb.DeleteResponse:

@@ -70,6 +70,32 @@ async def test_a_life(tmp_path: Path) -> None:
 
 
 @as_shim
+async def test_what_is_frozen_and_killed_is_thawed(tmp_path: Path) -> None:
+    """A SIGKILL of a frozen container thaws it, and so does a pause after a SIGKILL."""
+    with Children() as children:
+        fake = FakeRuntime(tmp_path, children)
+        container = await fake.create()
+        await container.pause()
+        await container.kill(signal.SIGSTOP)
+        await container.resume()
+        await container.pause()
+        await container.kill(signal.SIGKILL)
+        await container.pause()
+        calls = ["pause c", "(no log) kill c 19", "resume c", "pause c"]
+        calls += ["(no log) kill c 9", "(no log) resume c"]
+        assert [*calls, "pause c", "(no log) resume c"] == fake.calls()[1:]
+        fake.on("resume", "fail 'not paused'")
+        with pytest.raises(Unknown, match=r"^OCI runtime resume failed: not paused$"):
+            await container.resume()
+        await container.pause()
+        fake.on("pause", "fail 'no freezer'")
+        with pytest.raises(Unknown, match=r"^OCI runtime pause failed: no freezer$"):
+            await container.pause()
+        await container.delete()
+        await container.release()
+
+
+@as_shim
 async def test_options_reach_the_command_line(tmp_path: Path) -> None:
     """And the bundle, for whoever has to bury the container."""
     with Children() as children:

@@ -138,6 +138,8 @@ class RuncContainer(_RuncProcess, Container):
         super().__init__(children, command, creation.bundle, creation.streams)
         self._creation = creation
         self._log = f"{creation.bundle}/{bundle.RUNTIME_LOG}"
+        self._is_frozen = False
+        self._is_killed = False
 
     async def create(self) -> None:
         """Mount the root filesystem and have the runtime create the container."""
@@ -183,6 +185,27 @@ class RuncContainer(_RuncProcess, Container):
         except Unknown as error:
             state = self._command.state_directory
             raise texts.kill_failure(error.message, state) from error
+        if signum == signal.SIGKILL:
+            self._is_killed = True
+            await self._let_die()
+
+    async def pause(self) -> None:
+        await self._command.logged("OCI runtime pause failed", ["pause"], self._log)
+        self._is_frozen = True
+        await self._let_die()
+
+    async def resume(self) -> None:
+        await self._command.logged("OCI runtime resume failed", ["resume"], self._log)
+        self._is_frozen = False
+
+    async def _let_die(self) -> None:
+        """Thaw what was killed: in cgroup v1 nothing frozen dies.
+
+        runc's kill does it itself, crun's (1.8) does not; and a pause may overtake it.
+        """
+        if self._is_killed and self._is_frozen:
+            with contextlib.suppress(DunnageError):  # it was thawed, or is gone
+                await self._command.plain(["resume"])
 
     async def delete(self) -> None:
         try:
