@@ -105,7 +105,10 @@ class Process(ABC):
 
     @abstractmethod
     async def release(self) -> None:
-        """Give back what it held: streams, mounts, files. Follows `delete`."""
+        """Give back what it held: streams, mounts, files. Follows `delete`.
+
+        Output that was not read is held nevertheless, apart from the container.
+        """
 
 
 class Container(Process):

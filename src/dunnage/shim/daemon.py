@@ -27,6 +27,7 @@ from dunnage.drivers.runc import Options, RuncDriver
 from dunnage.errors import InvalidArgument
 from dunnage.host.procs import Children, set_child_subreaper
 from dunnage.host.procs.spawn import raise_nofile_limit
+from dunnage.host.stdio import Held
 from dunnage.publish.outbox import Outbox
 from dunnage.publish.publisher import Publisher
 from dunnage.ttrpc.aio.server import Server
@@ -42,7 +43,7 @@ _log = logging.getLogger(__name__)
 _ANSWER_DRAIN_S: Final = 2.5
 """How long Shutdown's answer waits for the outbox: the daemon gives it 3 s."""
 _LEAVING_DRAIN_S: Final = 300.0
-"""How long the shim then stays for what is still unsaid."""
+"""How long the shim then stays for what is still unsaid, and then for unread output."""
 _SETTLE_LIMIT_S: Final = 10.0
 """How long it stays for operations in flight, and for answers to be taken."""
 _LOG_LIMIT_S: Final = 5.0
@@ -103,6 +104,7 @@ class Daemon:
         self._identity = socket_file.file_identity(self._path)
         self._namespace = flags.namespace
         self._children = Children()
+        self._held = Held()
         self._outbox = Outbox(flags.namespace, time.time_ns)
         self._publisher = Publisher(
             self._outbox,
@@ -147,6 +149,7 @@ class Daemon:
             publishing.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await publishing
+            await self._held.drained(_LEAVING_DRAIN_S)
 
     async def _leave_when_unwanted(self) -> None:
         called = select.poll()
@@ -181,7 +184,7 @@ class Daemon:
         self._service.admit_nobody()
 
     def _driver(self, options: Options) -> RuncDriver:
-        return RuncDriver(self._children, options, self._namespace)
+        return RuncDriver(self._children, options, self._namespace, self._held)
 
 
 def _room_until(limit_s: float) -> Callable[[], Coroutine[None, None, None]]:

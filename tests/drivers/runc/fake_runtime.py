@@ -17,6 +17,7 @@ from dunnage.drivers.contract import Creation, Streams
 from dunnage.drivers.runc import Options, RuncDriver
 from dunnage.drivers.runc.container import RuncContainer
 from dunnage.host.procs import Children, set_child_subreaper
+from dunnage.host.stdio import Held
 
 LIMIT_S = 10.0
 
@@ -104,6 +105,7 @@ class FakeRuntime:
         self.root = directory / "root"
         self.options = Options(binary_name=str(self.program), root=str(self.root))
         self.children = children
+        self.held = Held()
 
     @property
     def state(self) -> Path:
@@ -130,7 +132,8 @@ class FakeRuntime:
     ) -> RuncContainer:
         """Create the container ``c``."""
         values = {name: getattr(self.options, name) for name in ("binary_name", "root")}
-        driver = RuncDriver(self.children, Options(**(values | options)), "ns")
+        chosen = Options(**(values | options))
+        driver = RuncDriver(self.children, chosen, "ns", self.held)
         creation = Creation("c", str(self.bundle), (), streams or Streams())
         container = await driver.create(creation)
         assert isinstance(container, RuncContainer)

@@ -35,6 +35,12 @@ class Processes:
         streams.close_child_ends()
         return process
 
+    def to_terminal(self, slave: int, script: str) -> subprocess.Popen[bytes]:
+        """Start a shell script that writes to a terminal."""
+        process = subprocess.Popen(["/bin/sh", "-c", script], stdout=slave)
+        self.started.append(process)
+        return process
+
     def reader(self, fifo: Path, into: Path) -> subprocess.Popen[bytes]:
         """Start a client that reads the fifo to its end."""
         with into.open("ab") as file:

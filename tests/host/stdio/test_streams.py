@@ -16,7 +16,6 @@ from tests.host.stdio.clients import open_fds, run, until
 
 from dunnage.errors import DunnageError, Unimplemented
 from dunnage.host.stdio import Stdio
-from dunnage.host.stdio import fifo as fifo_module
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -191,7 +190,7 @@ def test_stdio_survives_a_reader_that_leaves_at_the_very_end(
         streams = Stdio.open(stdout=str(out))
         process = processes.child(streams, "echo tail")
         streams.start()
-        await until(lambda: process.poll() == 0 and streams._progress() == [(5, 5)])
+        await until(lambda: process.poll() == 0 and streams.progress == [(5, 5)])
         os.close(first)
         second = open_reader(out)
         await until(lambda: read_now(second) == b"tail\n")
@@ -246,19 +245,25 @@ def test_a_silent_process_and_a_reader_that_opened_meanwhile(
     run(scenario())
 
 
-def test_a_reader_that_never_comes_is_given_up(
-    fifo: MakeFifo, processes: Processes, monkeypatch: pytest.MonkeyPatch
+def test_a_fifo_that_nobody_can_read_is_given_up(
+    fifo: MakeFifo, processes: Processes
 ) -> None:
-    """The stay for a reader has a limit, after which everything is closed."""
-    monkeypatch.setattr(fifo_module, "LINGER_S", 0.05)
+    """Unlinked and without a reader, it is closed; with one it waits to be read."""
     out = fifo("out")
 
     async def scenario() -> None:
+        reader = open_reader(out)
         streams = Stdio.open(stdout=str(out))
-        processes.child(streams, "echo unheard")
+        process = processes.child(streams, "echo unheard")
         streams.start()
+        await until(lambda: process.poll() == 0 and streams.progress == [(8, 8)])
+        out.unlink()
+        assert not await streams.drained(10, idle_s=0.05)
+        assert (False, 8) == (streams.is_read, streams.unread_bytes)
+        os.close(reader)
         await asyncio.wait_for(streams.finished, 10)
         assert not await streams.drained(10)
+        assert (0, 8) == (streams.unread_bytes, streams.lost_bytes)
 
     before = open_fds()
     run(scenario())
@@ -274,7 +279,7 @@ def test_stdio_survives_a_stalled_reader(fifo: MakeFifo, processes: Processes) -
         streams = Stdio.open(stdout=str(out))
         process = processes.child(streams, "head -c 300000 /dev/zero")
         streams.start()
-        await until(lambda: streams._progress() == [(FIFO_BYTES, FIFO_BYTES)])
+        await until(lambda: streams.progress == [(FIFO_BYTES, FIFO_BYTES)])
 
         turns, cpu = 0, time.process_time()
         pump = streams._outputs[str(out)]._pump
@@ -317,7 +322,7 @@ def test_short_lines_fill_a_fifo_to_its_last_page(
         streams.start()
 
         def came(count: int) -> bool:
-            return streams._progress() == [(count, count)]
+            return streams.progress == [(count, count)]
 
         for number in range(1, 101):
             os.write(typed, b"line\n")
@@ -339,7 +344,7 @@ def test_giving_up_leaves_the_rest_to_the_reader(
         streams = Stdio.open(stdout=str(out))
         process = processes.child(streams, "echo rest; exec sleep 60")
         streams.start()
-        await until(lambda: streams._progress() == [(5, 5)])
+        await until(lambda: streams.progress == [(5, 5)])
         streams.close()
         streams.close()
         await streams.finished

@@ -38,7 +38,7 @@ class Command:
         self.options = options
         self._children = children
         self._globals = options.command(namespace)
-        self._id = id_
+        self.id = id_
         self.state_directory = f"{options.runtime_root(namespace)}/{id_}"
         self._env = {k: v for k, v in os.environ.items() if k != "NOTIFY_SOCKET"}
         # With that variable runc would talk to systemd, and wait for an answer.
@@ -138,7 +138,7 @@ class Command:
 
     def _argv(self, arguments: Sequence[str], log: str) -> list[str]:
         logging = ["--log", log, "--log-format", "json"]
-        return [*self._globals, *logging, *arguments, self._id]
+        return [*self._globals, *logging, *arguments, self.id]
 
 
 @contextlib.contextmanager

@@ -28,7 +28,7 @@ from dunnage.errors import (
 )
 from dunnage.host.mounts import mount_all, unmount_recursive
 from dunnage.host.procs import Child, Children, Claim
-from dunnage.host.stdio import Stdio
+from dunnage.host.stdio import Held, Stdio
 
 from . import texts, traces
 from .command import Command
@@ -42,6 +42,8 @@ class RuncDriver(Driver):
     children: Children
     options: Options
     namespace: str
+    held: Held
+    """What its containers leave unread."""
 
     async def create(self, creation: Creation) -> Container:
         """Create a container; a failure leaves nothing behind."""
@@ -52,7 +54,7 @@ class RuncDriver(Driver):
         self.options.write(creation.bundle)
         traces.write(creation.bundle, self.options)
         command = Command(self.children, self.options, self.namespace, creation.id)
-        container = RuncContainer(self.children, command, creation)
+        container = RuncContainer(self.children, command, creation, self.held)
         await container.create()
         return container
 
@@ -61,9 +63,15 @@ class _RuncProcess(Process):
     """What init and execs have in common."""
 
     def __init__(
-        self, children: Children, command: Command, directory: str, streams: Streams
+        self,
+        children: Children,
+        command: Command,
+        directory: str,
+        streams: Streams,
+        held: Held,
     ) -> None:
         self._children = children
+        self._held = held
         self._command = command
         self._bundle = directory
         self._streams = streams
@@ -123,9 +131,9 @@ class _RuncProcess(Process):
         self._child, self._stdio = child, stdio
         child.listen(lambda _: stdio.process_ended())
 
-    def _close_stdio(self) -> None:
+    def _let_go_of_stdio(self) -> None:
         if self._stdio:
-            self._stdio.close()
+            self._held.keep(self._stdio, self._command.id)
             self._stdio = None
 
 
@@ -133,9 +141,9 @@ class RuncContainer(_RuncProcess, Container):
     """A container and its init."""
 
     def __init__(
-        self, children: Children, command: Command, creation: Creation
+        self, children: Children, command: Command, creation: Creation, held: Held
     ) -> None:
-        super().__init__(children, command, creation.bundle, creation.streams)
+        super().__init__(children, command, creation.bundle, creation.streams, held)
         self._creation = creation
         self._log = f"{creation.bundle}/{bundle.RUNTIME_LOG}"
         self._is_frozen = False
@@ -217,7 +225,7 @@ class RuncContainer(_RuncProcess, Container):
         traces.forget(self._bundle)
 
     async def release(self) -> None:
-        self._close_stdio()
+        self._let_go_of_stdio()
         if self._creation.rootfs:
             rootfs = self._rootfs
             try:
@@ -244,7 +252,9 @@ class RuncContainer(_RuncProcess, Container):
         except (ValueError, RecursionError) as error:
             raise Unknown(f"spec of exec {exec_id}: {error}") from error
         return _RuncExec(
-            self._children, self._command, self._bundle, streams, exec_id, document
+            *(self._children, self._command, self._bundle, streams, self._held),
+            exec_id=exec_id,
+            document=document,
         )
 
 
@@ -257,10 +267,12 @@ class _RuncExec(_RuncProcess):
         command: Command,
         directory: str,
         streams: Streams,
+        held: Held,
+        *,
         exec_id: str,
         document: bytes,
     ) -> None:
-        super().__init__(children, command, directory, streams)
+        super().__init__(children, command, directory, streams, held)
         self._document = document
         base = f"{directory}/exec-{exec_id}"  # an exec may be called "init"
         self._process_file = f"{base}.process.json"
@@ -298,7 +310,7 @@ class _RuncExec(_RuncProcess):
         _unlink(self._log)
 
     async def release(self) -> None:
-        self._close_stdio()
+        self._let_go_of_stdio()
 
 
 def _expect_config(directory: str) -> None:

@@ -1,6 +1,7 @@
 """The streams of a process: one port with a source, a sink and a policy.
 
 `Stdio` is the face: it opens what a request names and copies until the end.
+`Held` is where it goes when its process is deleted.
 Source: a pipe or a terminal.
 Sinks: a fifo or nothing.
 Policy: block.
@@ -9,6 +10,7 @@ Whatever comes later (files, loggers, spills) is a source, a sink or a policy.
 
 from __future__ import annotations
 
+from .held import Held
 from .streams import Stdio
 
-__all__ = ["Stdio"]
+__all__ = ["Held", "Stdio"]

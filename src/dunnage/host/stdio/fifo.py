@@ -5,7 +5,8 @@ Must not know: what flows through it.
 
 Invariant (stdio-survives): our own read end keeps a fifo alive through the absence of
 its reader, for as long as something may be written; after that, what is unread is kept
-until somebody read it, `LINGER_S` pass in which nobody does, or `FifoSink.close`.
+until somebody read it, nobody can (it was unlinked, and nobody has it open), or
+`FifoSink.close`.
 """
 
 from __future__ import annotations
@@ -25,9 +26,11 @@ from .fd import Fd, unread_bytes
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-LINGER_S: Final = 30.0  # as long as containerd's shim waits for a reader to open
 _FIRST_LOOK_S: Final = 0.001
 _LONGEST_LOOK_S: Final = 0.05
+_RARE_LOOK_S: Final = 1.0
+_SILENT_FOR_LOOKS: Final = 10
+"""Looks become rare with the time that nobody has read: a tenth of it apart."""
 
 
 def reason(error: OSError | ValueError) -> str:
@@ -91,8 +94,9 @@ class FifoSink:
         self._keeper = keeper
         self._reader_seen = reader_seen
         self.was_read = False
+        self.lost_bytes = 0
         self._unread = 0
-        self._deadline = 0.0
+        self._moved_at = 0.0
         self._look: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
 
@@ -134,7 +138,7 @@ class FifoSink:
         self._keeper.close()
         self._reader_seen |= wrote  # of use only when nothing of it is left unread
         self._unread = self.unread_bytes
-        self._deadline = self._loop.time() + LINGER_S
+        self._moved_at = self._loop.time()
         self._look_again(on_done, _FIRST_LOOK_S)
 
     def _look_again(self, on_done: Callable[[], None], delay_s: float) -> None:
@@ -142,22 +146,34 @@ class FifoSink:
         self.was_read = not self._unread and (self._reader_seen or self._has_reader())
         now = self._loop.time()
         if self._unread != before:
-            self._deadline = now + LINGER_S
-        if self.was_read or now >= self._deadline:
+            self._moved_at = now
+            delay_s = min(delay_s, _LONGEST_LOOK_S)
+        if self.was_read or (self._is_unlinked() and not self._has_reader()):
             self.close()
             on_done()
         else:
-            longer_s = min(2 * delay_s, _LONGEST_LOOK_S)
+            rare_s = min((now - self._moved_at) / _SILENT_FOR_LOOKS, _RARE_LOOK_S)
+            longer_s = min(2 * delay_s, max(rare_s, _LONGEST_LOOK_S))
             self._look = self._loop.call_later(
                 delay_s, self._look_again, on_done, longer_s
             )
+
+    def forsake(self) -> None:
+        """Be content with the reader that is there, where no other one can come."""
+        if self.fd.is_open and self._is_unlinked():
+            self._keeper.close()
 
     def close(self) -> None:
         """Give up what is left; a reader that is there still gets it; idempotent."""
         if self._look:
             self._look.cancel()
         self._keeper.close()
+        if self.fd.is_open and not self._has_reader():
+            self.lost_bytes = self.unread_bytes
         self.fd.close()
+
+    def _is_unlinked(self) -> bool:
+        return os.fstat(self.fd.number).st_nlink == 0
 
     def _has_reader(self) -> bool:
         poll = select.poll()

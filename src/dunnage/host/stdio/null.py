@@ -16,6 +16,7 @@ class NullSink:
 
     was_read = True
     unread_bytes = 0
+    lost_bytes = 0
 
     def __init__(self, fd: Fd) -> None:
         self.fd = fd
@@ -29,6 +30,9 @@ class NullSink:
         """Be done at once."""
         self.close()
         on_done()
+
+    def forsake(self) -> None:
+        """Nobody reads it anyway."""
 
     def close(self) -> None:
         """Close it; idempotent."""

@@ -65,6 +65,17 @@ class Pump:
         self._poll.register(source, select.POLLIN)
         self._poll.register(sink, select.POLLOUT)
 
+    @property
+    def held_bytes(self) -> int:
+        """How much was taken from the source and is not in the sink yet."""
+        return len(self._held)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is there to move; the source must be open still."""
+        ready = dict(self._poll.poll(0))
+        return not self._held and not ready.get(self._source, 0) & select.POLLIN
+
     def start(self) -> None:
         """Begin to move."""
         self._is_moving = True

@@ -6,6 +6,7 @@ Must not know: which process it is, and how it is run.
 Invariant (stdio-survives): a reader that is gone or slow neither kills nor blocks us,
 nor loses output within what the fifo and the pipe before it hold; beyond that the
 process waits for its reader.
+What is unread when the process is deleted is for `held`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 from dunnage.errors import DunnageError, Unimplemented, kind_of
 
-from .fd import Fd, pipe
+from .fd import Fd, pipe, unread_bytes
 from .fifo import FifoSink, FifoSource, reason
 from .null import NullSink
 from .pty import ConsoleSocket, Pty
@@ -38,19 +39,21 @@ class Output:
         self.is_over = False
         self._sink = sink
         self._on_over = on_over
+        self._lost_bytes = 0
         self._pump: Pump | None = None
+        self._source = Fd(-1)
         self._close_source: Callable[[], None] = lambda: None
 
     def make_pipe(self) -> None:
         """Take it from a pipe whose other end is the process's."""
         source, self.child = pipe()
-        self._close_source = source.close
+        self._source, self._close_source = source, source.close
         os.set_blocking(source.number, False)
         self._pump = Pump(source.number, self._sink.fd.number, self._source_ended)
 
     def take_from(self, pty: Pty, close: Callable[[], None]) -> None:
         """Take it from a terminal, which is not ours alone: ``close`` closes it."""
-        self._close_source = close
+        self._source, self._close_source = pty.master, close
         source, sink = pty.master.number, self._sink.fd.number
         self._pump = Pump(source, sink, self._source_ended, pty.hold)
 
@@ -64,10 +67,31 @@ class Output:
         """What changes whenever a byte moves: written by us, not read by the client."""
         return self._moved_bytes, self._sink.unread_bytes
 
+    @property
+    def is_read(self) -> bool:
+        """Whether there is nothing to read now; more may be written."""
+        if self._source.is_open and self._pump and not self._pump.is_empty:
+            return False
+        return self._sink.unread_bytes == 0
+
+    @property
+    def unread_bytes(self) -> int:
+        """How much waits: in the source, in our hands, and in the sink."""
+        return self._untaken_bytes + self._sink.unread_bytes
+
+    @property
+    def lost_bytes(self) -> int:
+        """How much was given up that nobody can read any more."""
+        return self._lost_bytes + self._sink.lost_bytes
+
     def start(self) -> None:
         """Begin copying."""
         assert self._pump, "it comes from somewhere by now"
         self._pump.start()
+
+    def forsake(self) -> None:
+        """Be content with the reader that is there, where no other one can come."""
+        self._sink.forsake()
 
     def finish(self) -> None:
         """Copy what is there by now, and no more."""
@@ -79,15 +103,26 @@ class Output:
         if self._pump:
             self._pump.stop()
         self.child.close()
-        self._close_source()
+        self._leave_source()
         self._sink.close()
 
     @property
     def _moved_bytes(self) -> int:
         return self._pump.moved_bytes if self._pump else 0
 
-    def _source_ended(self) -> None:
+    @property
+    def _untaken_bytes(self) -> int:
+        if not self._source.is_open or self._pump is None:
+            return 0
+        return unread_bytes(self._source.number) + self._pump.held_bytes
+
+    def _leave_source(self) -> None:
+        # None at the end of the source; but the reader may be gone, or we give up.
+        self._lost_bytes += self._untaken_bytes
         self._close_source()
+
+    def _source_ended(self) -> None:
+        self._leave_source()
         self._sink.finish(self._sink_done, wrote=self._moved_bytes > 0)
 
     def _sink_done(self) -> None:
@@ -240,11 +275,35 @@ class Stdio:
         """End the terminal, if there is one, after what was written to it by now."""
         if self._pty is None:
             return
-        if self._input:
-            self._input.close()
+        self.close_input()
         self._pty.let_go()
         for output in self._outputs.values():
             output.finish()
+
+    def close_input(self) -> None:
+        """End stdin now, whoever writes to it."""
+        if self._input:
+            self._input.close()
+
+    @property
+    def is_read(self) -> bool:
+        """Whether nothing of the output is there to be read; more may be written."""
+        return all(output.is_read for output in self._outputs.values())
+
+    @property
+    def unread_bytes(self) -> int:
+        """How much of the output waits to be read."""
+        return sum(output.unread_bytes for output in self._outputs.values())
+
+    @property
+    def lost_bytes(self) -> int:
+        """How much of the output nobody can read any more."""
+        return sum(output.lost_bytes for output in self._outputs.values())
+
+    def forsake(self) -> None:
+        """Await no further reader of a fifo that is unlinked."""
+        for output in self._outputs.values():
+            output.forsake()
 
     async def drained(self, limit_s: float, idle_s: float = 0.2) -> bool:
         """Wait until all output was read; return whether it was.
@@ -255,7 +314,7 @@ class Stdio:
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + limit_s
-        before, still = self._progress(), 0
+        before, still = self.progress, 0
         while not self.finished.done():
             left_s = deadline - loop.time()
             if left_s <= 0 or still == _LOOKS:
@@ -263,7 +322,7 @@ class Stdio:
             # Many short looks, so that a loop that was kept busy for long is not taken
             # for a stream at rest: each of them lets the pumps have their turn.
             await asyncio.wait((self.finished,), timeout=min(left_s, idle_s / _LOOKS))
-            now = self._progress()
+            now = self.progress
             still = still + 1 if now == before else 0
             before = now
         return all(output.was_read for output in self._outputs.values())
@@ -334,7 +393,9 @@ class Stdio:
         if self._pty:
             self._pty.close()
 
-    def _progress(self) -> list[tuple[int, int]]:
+    @property
+    def progress(self) -> list[tuple[int, int]]:
+        """What changes whenever a byte moves."""
         return [output.progress for output in self._outputs.values()]
 
     def _finish_if_over(self) -> None:

@@ -1,0 +1,181 @@
+"""Output that is unread when its process is deleted, through the shim binary."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from dunnage.host.stdio.fd import unread_bytes
+
+from .harness import Shim, ended, in_loop, is_alive, proc_status, until
+
+pytestmark = pytest.mark.slow
+
+RUNTIMES = pytest.mark.parametrize("runtime", ["runc", "crun"])
+FIFO_BYTES = 65536
+COUNT = ["seq", "1", "100000000"]
+
+
+class Reader:
+    """A client that reads when it is told to."""
+
+    def __init__(self, path: Path) -> None:
+        os.mkfifo(path)
+        self.path = path
+        self.got = b""
+        self.fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+
+    def read(self, size: int = 1 << 20) -> bool:
+        """Read what is there; return whether that is the end."""
+        try:
+            data = os.read(self.fd, size)
+        except BlockingIOError:
+            return False
+        self.got += data
+        return not data
+
+    def counted(self) -> int:
+        """Return how many whole lines of COUNT came, and see that all are right."""
+        lines = self.got.split(b"\n")[:-1]
+        assert [b"%d" % number for number in range(1, len(lines) + 1)] == lines
+        return len(lines)
+
+
+async def killed_and_deleted(shim: Shim, reader: Reader) -> int:
+    """Have the reader of COUNT stall, kill and delete; return the shim's pid."""
+    await shim.up("c", COUNT)
+    await shim.call("c", "create", stdout=str(reader.path))
+    await shim.call("c", "start")
+    await until(lambda: reader.read(4096) or len(reader.got) > 10_000)
+    await until(lambda: unread_bytes(reader.fd) == FIFO_BYTES and is_stuck(shim))
+    await shim.call("c", "kill", signal=9)
+    assert 137 == (await shim.call("c", "wait")).exit_status
+    began = time.monotonic()
+    assert 137 == (await shim.call("c", "delete")).exit_status
+    assert 0.2 <= time.monotonic() - began < 2
+    return int((await shim.call("c", "connect")).shim_pid)
+
+
+def is_stuck(shim: Shim) -> bool:
+    """Whether the container's process, which has only to write, waits to do so."""
+    pid = int((shim.bundles / "c/init.pid").read_text())
+    return proc_status(pid)["State"].startswith("S")
+
+
+@RUNTIMES
+@in_loop
+async def test_it_is_held_beyond_shutdown(tmp_path: Path, runtime: str) -> None:
+    """output-held: Delete and Shutdown answer; the rest is read later, to its end.
+
+    A successor of the same id lives and goes meanwhile.
+    """
+    async with Shim(tmp_path, runtime=runtime) as shim:
+        reader = Reader(tmp_path / "out")
+        pid = await killed_and_deleted(shim, reader)
+        where = (shim.bundles / "c/address").read_text().removeprefix("unix://")
+        await shim.call("c", "shutdown")
+        assert not Path(where).exists()
+        shim.bury("c")
+        assert [] == shim.strays()
+
+        await shim.up("c", ["sh", "-c", "echo successor; exit 4"])
+        second = Reader(tmp_path / "second")
+        await shim.call("c", "create", stdout=str(second.path))
+        await shim.call("c", "start")
+        assert 4 == (await shim.call("c", "wait")).exit_status
+        await until(second.read)
+        assert b"successor\n" == second.got
+        successor = (await shim.call("c", "connect")).shim_pid
+        assert successor != pid
+        await shim.call("c", "delete")
+        await shim.call("c", "shutdown")
+        await ended(successor)
+        os.close(second.fd)
+
+        assert is_alive(pid)
+        before = len(reader.got)
+        await until(reader.read)
+        # A fifo and a pipe full: what we had taken and the process had written.
+        assert len(reader.got) - before > FIFO_BYTES + FIFO_BYTES // 2
+        assert reader.counted()
+        await ended(pid)
+        os.close(reader.fd)
+        assert [] == await shim.gone("c")
+        life = ["Create", "Start", "Exit", "Delete"]
+        assert life * 2 == shim.kinds()
+
+
+@in_loop
+async def test_in_a_shim_that_stays(tmp_path: Path) -> None:
+    """output-held: another container of the same id in the same shim is apart from it.
+
+    Once it is read the shim has nothing of it left.
+    """
+    async with Shim(tmp_path) as shim:
+        reader = Reader(tmp_path / "out")
+        pid = await killed_and_deleted(shim, reader)
+        fds = Path(f"/proc/{pid}/fd")
+        held = len(list(fds.iterdir()))
+        second = Reader(tmp_path / "second")
+        await shim.call("c", "create", stdout=str(second.path))
+        await shim.call("c", "start")
+        await until(lambda: second.read(4096) or len(second.got) > 10_000)
+        await shim.call("c", "kill", signal=9)
+        await until(second.read)
+        assert second.counted()
+        await shim.call("c", "delete")
+        assert held == len(list(fds.iterdir()))
+        await until(reader.read)
+        assert reader.counted()
+        await until(lambda: len(list(fds.iterdir())) < held)
+        await shim.call("c", "shutdown")
+        await ended(pid)
+        os.close(reader.fd)
+        os.close(second.fd)
+        assert [] == await shim.gone("c")
+
+
+@in_loop
+async def test_a_reader_that_is_gone_for_good(tmp_path: Path) -> None:
+    """Nobody can read it any more: the shim says so and leaves."""
+    async with Shim(tmp_path) as shim:
+        reader = Reader(tmp_path / "out")
+        pid = await killed_and_deleted(shim, reader)
+        await shim.call("c", "shutdown")
+        os.close(reader.fd)
+        reader.path.unlink()
+        await ended(pid)
+        assert [] == await shim.gone("c")
+        log = shim.log("c")
+        assert "bytes of output unread" in log
+        assert "bytes of its output were never read" in log
+
+
+@in_loop
+async def test_a_daemonised_child_of_an_exec(tmp_path: Path) -> None:
+    """Its exec is deleted; what it writes while something is unread is not lost."""
+    async with Shim(tmp_path) as shim:
+        await shim.up("c", ["sleep", "1000"])
+        await shim.call("c", "create")
+        await shim.call("c", "start")
+        reader = Reader(tmp_path / "out")
+        script = (
+            "head -c 100000 /dev/zero & wait; mkfifo /tmp/go;"
+            "(read x </tmp/go; echo later; : >/tmp/done; exec sleep 1000) & exit 4"
+        )
+        await shim.exec("c", "e", ["sh", "-c", script], stdout=str(reader.path))
+        await shim.call("c", "start", exec_id="e")
+        assert 4 == (await shim.call("c", "wait", exec_id="e")).exit_status
+        began = time.monotonic()
+        assert 4 == (await shim.call("c", "delete", exec_id="e")).exit_status
+        assert time.monotonic() - began < 2
+        (shim.rootfs / "tmp/go").write_text("\n")
+        await until((shim.rootfs / "tmp/done").exists)
+        await until(reader.read)
+        assert bytes(100000) + b"later\n" == reader.got
+        os.close(reader.fd)
+        # The child lives on.
+        assert 2 == len((await shim.call("c", "pids")).processes)
