@@ -29,6 +29,7 @@ from dunnage.task.events import (
     TaskCreate,
     TaskExecAdded,
     TaskExit,
+    TaskPaused,
     TaskStart,
 )
 from dunnage.task.machine import INIT
@@ -262,21 +263,25 @@ class FakeContainer(FakeProcess, Container):
         super().__init__(pid=7)
         self.execs: dict[str, FakeProcess] = {}
         self.kills_of_all = 0
+        self.pause_gate = asyncio.Event()
+        self.done: list[str] = []
         self.on_kill_of_all: Callable[[], None] = lambda: None
 
     async def kill(self, signum: int, *, everything: bool = False) -> None:
         assert (9, True) == (signum, everything)
         self.kills_of_all += 1
+        self.done.append("kill all")
         self.on_kill_of_all()
 
     def add_exec(self, exec_id: str, _spec: bytes, _streams: Streams) -> Process:
         return self.execs.setdefault(exec_id, FakeProcess())
 
     async def pause(self) -> None:
-        raise NotImplementedError
+        self.done.append("pause")
+        await self.pause_gate.wait()
 
     async def resume(self) -> None:
-        raise NotImplementedError
+        self.done.append("resume")
 
     async def pids(self) -> list[int]:
         return [self.pid]
@@ -406,3 +411,38 @@ async def test_a_shutdown_waits_for_who_is_coming(
         await told.until(lambda: told.left > 0)
         await service.settled()
         assert 1 == told.left
+
+
+@pytest.mark.parametrize("shares", [True, False])
+@pytest.mark.parametrize("when", ["paused", "pausing"])
+@in_loop
+async def test_what_its_init_leaves_frozen_is_thawed(
+    tmp_path: Path, shares: bool, when: str
+) -> None:
+    """The others could neither be killed nor die; and a pause may end after init."""
+    told = Told()
+    service, init, context = told.service, told.driver.container, Context()
+    namespaces = "" if shares else '{"type": "pid"}'
+    config = '{"linux": {"namespaces": [%s]}}' % namespaces  # noqa: UP031  # braces
+    (tmp_path / "config.json").write_text(config)
+    await service.create(pb.CreateTaskRequest(id="c", bundle=str(tmp_path)), context)
+    init.gate.set()
+    await service.start(pb.StartRequest(id="c"), context)
+    pausing = asyncio.create_task(service.pause(pb.PauseRequest(id="c"), context))
+    await turns()
+    if when == "paused":
+        init.pause_gate.set()
+        await pausing
+        init.die(9)
+    else:
+        init.die(9)
+        await turns()
+        init.pause_gate.set()
+        await pausing
+    await service.settled()
+    kill = ["kill all"] if shares else []
+    early = kill if when == "pausing" else []
+    assert ["pause", *early, "resume", *kill] == init.done
+    kinds = [type(event) for event in told.said]
+    assert [TaskCreate, TaskStart, TaskPaused, TaskExit] == kinds
+    await service.delete(pb.DeleteRequest(id="c"), context)
