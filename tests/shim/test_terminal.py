@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 
 from dunnage.errors import DunnageError
 
-from .harness import Shim, in_loop, spec, until
+from .harness import Shim, in_loop, proc_status, spec, until
 
 pytestmark = pytest.mark.slow
 
@@ -79,6 +80,11 @@ class Client:
             self.said += data
             return data
         return b""
+
+    def has(self, size: int) -> bool:
+        """Read what is there; tell whether that makes ``size`` bytes."""
+        self.read()
+        return len(self.said) >= size
 
     async def expect(self, text: bytes) -> None:
         """Read until ``text`` was said."""
@@ -202,6 +208,35 @@ async def test_bursts_without_a_loss(tmp_path: Path, runtime: str) -> None:
         )
         assert (await wait).exit_status == 0
         assert data[:BURST_BYTES] == client.said
+
+
+@RUNTIMES
+@in_loop
+async def test_a_burst_and_a_reader_that_leaves(tmp_path: Path, runtime: str) -> None:
+    """20 MB of an exec whose client goes and comes back in their midst: all arrive."""
+    data = os.urandom(1 << 16) * (BURST_BYTES // (1 << 16) + 1)
+    async with at_terminal(tmp_path, runtime, ["sleep", "1000"]) as (shim, _):
+        (shim.rootfs / "tmp/data").write_bytes(data)
+        await shim.call("c", "start")
+        client = Client(tmp_path, "e")
+        client.attach()
+        script = f"stty raw; exec head -c {BURST_BYTES} /tmp/data"
+        await shim.exec("c", "e", ["sh", "-c", script], **client.fields)
+        pid = (await shim.call("c", "start", exec_id="e")).pid
+        for size in range(1 << 20, BURST_BYTES, 5 << 20):
+            await until(partial(client.has, size))
+            client.detach()
+            # It stands still: the terminal is full, and nobody is hurt.
+            await until(lambda: proc_status(pid)["State"].startswith("S"))
+            client.attach()
+        await until(partial(client.has, BURST_BYTES))
+        wait = await shim.call("c", "wait", exec_id="e")
+        assert wait.exit_status == 0
+        assert data[:BURST_BYTES] == client.said
+        await shim.call("c", "delete", exec_id="e")
+        client.detach()
+        await shim.call("c", "kill", signal=9)
+        await shim.call("c", "wait")
 
 
 @RUNTIMES
