@@ -1,0 +1,48 @@
+"""Unread output under a real containerd, whose client reads the fifo late."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from .daemon import IMAGE, Containerd, wait_for
+from .test_containerd import WAYS, nothing_is_left
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_it_is_read_after_the_container(
+    containerd: Containerd, way: list[str], tmp_path: Path
+) -> None:
+    """output-held: the container is deleted and made anew before its output is read."""
+    fifos = ["--fifo-dir", str(tmp_path)]
+    command = [IMAGE, "c", "seq", "1", "100000000"]
+    containerd.ctr("run", "-d", *fifos, *way, *command)
+    (out,) = tmp_path.glob("*/c-stdout")
+    fd = os.open(out, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        os.set_blocking(fd, True)
+        got = b""
+        while len(got) < 1 << 18:
+            got += os.read(fd, 1 << 16)
+        containerd.ctr("task", "kill", "--signal", "KILL", "c")
+        # It says how the container ended by its own status.
+        containerd.ctr("task", "delete", "c", check=False)
+        wait_for("the delete", lambda: not list(containerd.bundles.iterdir()))
+        containerd.ctr("container", "delete", "c")
+        done = containerd.ctr("run", "--rm", *way, IMAGE, "c", "echo", "successor")
+        assert done.stdout == b"successor\n"
+        before = len(got)
+        while data := os.read(fd, 1 << 16):
+            got += data
+    finally:
+        os.close(fd)
+    # ctr has read a little of it before it left.
+    _, first, *lines, _ = got.split(b"\n")
+    assert [b"%d" % (int(first) + i + 1) for i in range(len(lines))] == lines
+    # A fifo and a pipe full: the shim had taken no more.
+    assert len(got) - before > 100_000
+    nothing_is_left(containerd)
