@@ -44,6 +44,7 @@ NAMED: Final = "an unknown exec is not found; 1.6 forgot it in CloseIO"
 NULL: Final = "the Go shim takes null for a process, and fails at its start"
 JSON_WORDS: Final = "the words of another JSON parser"
 JSON_TYPES: Final = "whether the fields of a process have the right type, runc says"
+RESIZE_E: Final = ask("resize_pty", "e", width=80, height=24)
 KILL_E_0: Final = ask("kill", "e", "kill e 0", signal=0)
 NO_EXEC: Final = "5 process does not exist e: not found"
 EXEC_FAILED: Final = "2 OCI runtime exec failed: |exec failed: "
@@ -60,6 +61,7 @@ E_UNKNOWN = Situation(
         Row(STATE_E, NO_EXEC),
         Row(WAIT_E, NO_EXEC),
         Row(KILL_E_9, NO_EXEC),
+        Row(RESIZE_E, NO_EXEC),
         Row(CLOSE_IO_E, NO_EXEC, "2 process does not exist e: not found", NAMED),
         Row(DELETE_E, NO_EXEC),
     ],
@@ -74,6 +76,7 @@ E_ADDED = Situation(
         Row(KILL_E_0, "9 process not created: failed precondition"),
         Row(KILL_E_9, "9 process not created: failed precondition"),
         Row(CLOSE_IO_E),
+        Row(RESIZE_E),
         Row(PIDS, "processes=[(pid=init)]"),
         Row(impatient(WAIT_E), PENDING),
         Row(DELETE_E, "exited_at=never"),
@@ -100,6 +103,7 @@ E_RUNNING = Situation(
         ),
         Row(CLOSE_IO_E),
         Row(again(CLOSE_IO_E)),
+        Row(RESIZE_E),
         Row(
             PIDS,
             "processes=[(pid=e info=containerd.runc.v1.ProcessDetails(exec_id=e)), "
@@ -125,6 +129,7 @@ E_STOPPED = Situation(
         Row(KILL_E_0, FINISHED),
         Row(KILL_E_9, FINISHED),
         Row(CLOSE_IO_E),
+        Row(RESIZE_E, "2 cannot resize a stopped container"),
         Row(PIDS, "processes=[(pid=init)]"),
         Row(DELETE_E, "pid=e exit_status=4 exited_at=now"),
         Row(again(STATE_E), NO_EXEC),
@@ -139,6 +144,7 @@ E_FAILED = Situation(
         Row(WAIT_E, "exited_at=never"),
         Row(KILL_E_9, "9 process not created: failed precondition"),
         Row(CLOSE_IO_E),
+        Row(RESIZE_E),
         Row(again(ADD_E), "6 id e: already exists"),
         Row(DELETE_E, "exited_at=never"),
         Row(again(STATE_E), NO_EXEC),
