@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import secrets
 import shutil
 import signal
@@ -23,12 +24,13 @@ def main() -> int:
     # Told to end, it cleans up as for ^C.
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     wrong = 0
+    amount = Amount(asked.short, asked.execs, asked.dying, asked.at_a_time)
     print(f"seed {asked.seed}")
     for turn in range(asked.rounds):
         for runtime in asked.runtime:
             for pods in asked.pods:
-                amount = Amount(asked.short, asked.execs, asked.dying, asked.at_a_time)
-                wrong += _one(runtime, pods, amount, asked.seed + turn, asked.shim)
+                way = (runtime, pods == "yes")
+                wrong += _one(*way, amount, asked.seed + turn, asked.shim)
     print(f"faults: {wrong}")
     return 1 if wrong else 0
 
@@ -63,27 +65,53 @@ def _one(runtime: str, pods: bool, amount: Amount, seed: int, shim: Path) -> int
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="script/stress", description=__doc__)
-    parser.add_argument("--short", type=int, default=200, help="inits that end at once")
-    parser.add_argument("--execs", type=int, default=200, help="execs that end at once")
+    parser.add_argument(
+        "--short", type=_count, default=200, help="inits that end at once"
+    )
+    parser.add_argument(
+        "--execs", type=_count, default=200, help="execs that end at once"
+    )
     parser.add_argument(
         "--dying",
-        type=int,
+        type=_count,
         default=50,
         help="inits that die while execs start; twice: in both kinds of pid namespace",
     )
-    parser.add_argument("--at-a-time", type=int, default=8)
-    parser.add_argument("--rounds", type=int, default=1)
-    parser.add_argument("--seed", type=int, default=secrets.randbelow(1 << 32))
-    parser.add_argument("--runtime", nargs="+", default=["runc", "crun"])
+    parser.add_argument("--at-a-time", type=_count, default=8)
+    parser.add_argument("--rounds", type=_count, default=1)
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=secrets.randbelow(1 << 32),
+        help="the same choices again; the machine's own are free",
+    )
+    both = ["runc", "crun"]
+    parser.add_argument("--runtime", nargs="+", choices=both, default=both)
     parser.add_argument(
         "--pods",
         nargs="+",
-        type=lambda text: text == "yes",
-        default=[False, True],
-        help="no, yes, or both: whether containers share a shim",
+        choices=["no", "yes"],
+        default=["no", "yes"],
+        help="whether containers share a shim",
     )
-    parser.add_argument("--shim", type=Path, default=OURS, help="another shim")
-    return parser.parse_args()
+    parser.add_argument("--shim", type=_program, default=OURS, help="another shim")
+    asked = parser.parse_args()
+    if not asked.at_a_time:
+        parser.error("at least one at a time")
+    return asked
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"not a count: {text!r}")
+    return int(text)
+
+
+def _program(text: str) -> Path:
+    path = Path(text).absolute()
+    if not os.access(path, os.X_OK) or path.is_dir():
+        raise argparse.ArgumentTypeError(f"no program: {text!r}")
+    return path
 
 
 if __name__ == "__main__":

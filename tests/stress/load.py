@@ -4,12 +4,14 @@ A `Load` drives one shim binary with one runtime, each container in a shim of it
 as a member of a pod, so many at a time.
 What the calls answer is kept, and held against the events when all is over: the stream
 must be whole, in order, and tell the same; nothing may be left behind.
+What was written to a fifo must come out of it, whole.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import random
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
@@ -34,6 +36,11 @@ EXECS_PER_CONTAINER: Final = 20
 RACING_EXECS: Final = 3
 RACE_S: Final = 0.3
 """About as long as three starts side by side take."""
+OF_A_DELETED: Final = frozenset(
+    {"address", "config.json", "dunnage-exit.json", "init.pid", "log", "log.json"}
+    | {"options.json", "rootfs", "runtime"}
+)
+"""What a bundle may hold when its container was deleted; `rootfs` is empty."""
 
 
 @dataclass(frozen=True)
@@ -98,12 +105,18 @@ class Load:
 
     async def _exec(self, id_: str, exec_id: str) -> None:
         status = self._random.randrange(3)
-        await self._shim.exec(id_, exec_id, ["sh", "-c", f"exit {status}"])
-        started = await self._shim.call(id_, "start", exec_id=exec_id)
-        said = await self._shim.call(id_, "wait", exec_id=exec_id)
-        if said.exit_status != status:
-            self._faults.append(f"{id_}/{exec_id}: {said.exit_status}, not {status}")
-        await self._delete(id_, exec_id, started.pid)
+        text = f"{id_} {exec_id} {status}"
+        args = ["sh", "-c", f"echo {text}; exit {status}"]
+        with _fifo(self.directory / f"{id_}-{exec_id}") as (path, fd):
+            await self._shim.exec(id_, exec_id, args, stdout=path)
+            started = await self._shim.call(id_, "start", exec_id=exec_id)
+            said = await self._shim.call(id_, "wait", exec_id=exec_id)
+            if said.exit_status != status:
+                self._faults.append(f"{id_}/{exec_id}: {said}, not {status}")
+            await self._delete(id_, exec_id, started.pid)
+            # All of it was there when Delete was answered: it is in the fifo.
+            if (written := _read(fd)) != f"{text}\n":
+                self._faults.append(f"{id_}/{exec_id}: wrote {written!r}, not {text}")
 
     async def _dying(self, id_: str, group: str | None) -> None:
         """An init that dies while execs start."""
@@ -199,6 +212,9 @@ class Load:
         if last.exit_status != said.exit_status:
             self._faults.append(f"{id_}: wait {said.exit_status}, then {last}")
         await self._shim.call(id_, "shutdown")
+        bundle = self._shim.bundles / id_
+        left = [*bundle.iterdir(), *(bundle / "rootfs").iterdir()]
+        self._faults += [f"left: {p}" for p in left if p.name not in OF_A_DELETED]
         self._shim.bury(id_)
 
     async def _delete(self, id_: str, exec_id: str, pid: int | None) -> None:
@@ -245,6 +261,24 @@ class Load:
         with contextlib.suppress(TimeoutError):
             await until(is_clean)
         return [f"left behind: {each}" for each in left]
+
+
+@contextlib.contextmanager
+def _fifo(path: Path) -> Iterator[tuple[str, int]]:
+    """Make a fifo and hold it open; one that is left behind would be a fault."""
+    os.mkfifo(path)
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        yield str(path), fd
+    finally:
+        os.close(fd)
+        path.unlink()
+
+
+def _read(fd: int) -> str:
+    with contextlib.suppress(BlockingIOError):
+        return os.read(fd, 1 << 16).decode()
+    return ""
 
 
 async def _at_a_time(limit: int, lives: Iterator[Coroutine[Any, Any, None]]) -> None:
