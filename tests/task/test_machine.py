@@ -4,8 +4,22 @@ from __future__ import annotations
 
 import pytest
 
-from dunnage.errors import AlreadyExists, LocalProtocolError, NotFound
-from dunnage.task.events import Event, Mount, TaskCreate, TaskDelete, TaskExit, TaskIO
+from dunnage.errors import (
+    AlreadyExists,
+    FailedPrecondition,
+    LocalProtocolError,
+    NotFound,
+    Unknown,
+)
+from dunnage.task.events import (
+    Event,
+    Mount,
+    TaskCreate,
+    TaskDelete,
+    TaskExit,
+    TaskIO,
+    TaskPaused,
+)
 from dunnage.task.machine import INIT, Task
 from dunnage.task.states import Exit, Operation, Snapshot, Status
 
@@ -74,6 +88,8 @@ def test_deleting_the_task_says_the_deletes_of_its_execs_first() -> None:
         TaskDelete("c", 100, 2, 20),
     ] == events[-3:]
     assert task.is_deleted
+    with pytest.raises(NotFound):  # nothing remembers it
+        task.operation_in_flight("never-started")
 
 
 def test_the_exit_of_init_waits_for_its_execs() -> None:
@@ -94,11 +110,12 @@ def test_the_exit_of_init_waits_for_its_execs() -> None:
 
 def test_misuse_is_a_local_error() -> None:
     """A second commit, a second death, an operation that is not there."""
-    task, _ = running()
+    task, events = running()
     with task.pausing() as pausing:
         pausing.commit()
         with pytest.raises(LocalProtocolError):
             pausing.commit()
+    assert [TaskPaused("c")] == events[2:], "the second says nothing"
     with pytest.raises(LocalProtocolError):
         task.operation()
     with pytest.raises(LocalProtocolError):
@@ -126,3 +143,55 @@ def test_unknown_and_taken_execs() -> None:
     assert not task.is_running("e")
     assert task.operation_in_flight("e") is None
     task.check(Operation.RESIZE, "e")
+
+
+def test_of_several_refusals_the_nearest_is_named() -> None:
+    """A taken id, then an operation in flight, then the state, then an unsaid death."""
+    task, _ = running()
+    with_exec(task, "e", 101)
+    with task.adding("f") as adding:
+        adding.commit()
+    with task.starting("f"):
+        with pytest.raises(FailedPrecondition, match=r"^start of f is in flight"):
+            task.deleting("f")
+        with pytest.raises(Unknown, match="cannot delete a running process"):
+            task.deleting()
+    with task.pausing() as pausing:
+        with pytest.raises(FailedPrecondition, match=r"^pause of c is in flight"):
+            task.deleting()
+        pausing.commit()
+    task.died(INIT, 0, 1)
+    with pytest.raises(Unknown, match="cannot exec in a paused state"):
+        task.adding("g")
+    with pytest.raises(Unknown, match="cannot start a running process"):
+        task.starting("e")
+    task.died("e", 0, 2)
+    with task.deleting():
+        with pytest.raises(AlreadyExists):
+            task.adding("e")
+        with pytest.raises(FailedPrecondition, match="is being deleted"):
+            task.adding("g")
+
+
+def test_what_changes_nothing_is_checked_too() -> None:
+    """A kill is refused of what is deleted, and not of what runs."""
+    task, _ = running()
+    task.check(Operation.KILL)
+    task.died(INIT, 0, 1)
+    with task.deleting() as deleting:
+        deleting.commit()
+    with pytest.raises(NotFound, match="cannot kill a deleted process"):
+        task.check(Operation.KILL)
+
+
+def test_of_an_early_oom_kill_nothing_is_left() -> None:
+    """Said with the create, or never: the task is as if there had been none."""
+    for succeeds in (True, False):
+        tasks = [Task(CREATE, lambda _: None) for _ in range(2)]
+        for task, has_oom in zip(tasks, (True, False), strict=True):
+            with task.creating() as creating:
+                if has_oom:
+                    assert task.oom_killed()
+                if succeeds:
+                    creating.commit(100)
+        assert tasks[0].to_bytes() == tasks[1].to_bytes()

@@ -15,10 +15,22 @@ from dataclasses import dataclass, replace
 import pytest
 
 from dunnage.errors import DunnageError, LocalProtocolError
-from dunnage.task.events import Event, TaskCreate, TaskExit
+from dunnage.task.events import (
+    Event,
+    TaskCheckpointed,
+    TaskCreate,
+    TaskDelete,
+    TaskExecAdded,
+    TaskExecStarted,
+    TaskExit,
+    TaskOOM,
+    TaskPaused,
+    TaskResumed,
+    TaskStart,
+)
 from dunnage.task.machine import INIT, Operation, Task
+from dunnage.task.states import Exit, Status
 from dunnage.task.states import Operation as Op
-from dunnage.task.states import Status
 
 from .oracle import Oracle
 
@@ -30,13 +42,15 @@ LASTING = (Op.CREATE, Op.START, Op.ADD, Op.PAUSE, Op.RESUME, Op.CHECKPOINT, Op.D
 
 @dataclass(frozen=True)
 class Shadow:
-    """What the walk itself did: operations in flight, deaths, failed execs."""
+    """What the walk itself did: operations in flight, deaths, failed execs, OOM."""
 
     restores: bool
     in_flight: tuple[tuple[str, Op, bool], ...] = ()
     dead: frozenset[str] = frozenset()
     failed: frozenset[str] = frozenset()
     over: bool = False
+    oom: bool = False
+    """An OOM kill came before the create was said."""
 
     def op(self, process: str) -> Op | None:
         """The operation in flight on a process."""
@@ -54,7 +68,7 @@ class Shadow:
     def commit(self, process: str) -> Shadow:
         """It is committed."""
         flight = [(p, op, c or p == process) for p, op, c in self.in_flight]
-        return replace(self, in_flight=tuple(flight))
+        return replace(self, in_flight=tuple(flight), oom=False)
 
     def leave(self, process: str) -> Shadow:
         """Its block is left; forget who never came to be, and who was deleted."""
@@ -62,7 +76,7 @@ class Shadow:
         flight = tuple(f for f in self.in_flight if f[0] != process)
         after = replace(self, in_flight=flight)
         if op is Op.CREATE and not committed:
-            return replace(after, over=True, dead=frozenset())
+            return replace(after, over=True, dead=frozenset(), oom=False)
         if op is Op.START and not committed and process != INIT:
             after = replace(after, failed=after.failed | {process})
             return replace(after, dead=after.dead - {process})
@@ -97,9 +111,37 @@ class Stage:
     def emit(self, event: Event) -> None:
         self.events.append(event)
         self.said = self.said.said(event)
+        assert has_changed(self.task, event), f"said before it is so: {event}"
 
     def node(self, shadow: Shadow) -> Node:
         return Node(self.task.to_bytes(), self.said, shadow)
+
+
+def has_changed(task: Task, event: Event) -> bool:
+    """Whether the task already is what an event says, as it is said."""
+    view = task.snapshot()
+    match event:
+        case TaskCreate(pid=pid):
+            return (view.status, view.pid) == (Status.CREATED, pid)
+        case TaskStart(pid=pid):
+            return (view.status, view.pid) == (Status.RUNNING, pid)
+        case TaskPaused():
+            return view.status is Status.PAUSED
+        case TaskResumed():
+            return view.status is Status.RUNNING
+        case TaskExecAdded(exec_id=exec_id):
+            return exec_id in task.exec_ids
+        case TaskExecStarted(exec_id=exec_id, pid=pid):
+            return task.is_running(exec_id) and task.snapshot(exec_id).pid == pid
+        case TaskExit(id=process, pid=pid, exit_status=status, exited_at_ns=at_ns):
+            view = task.snapshot(INIT if process == "c" else process)
+            return (view.pid, view.exit) == (pid, Exit(status, at_ns))
+        case TaskDelete(id=""):
+            return task.is_deleted
+        case TaskDelete(id=exec_id):
+            return exec_id not in task.exec_ids
+        case _:
+            return True
 
 
 def first(*, restores: bool) -> Node:
@@ -207,8 +249,13 @@ def steps(node: Node) -> Iterator[tuple[str, Node]]:
             if op is Op.DELETE and must_wait(node, process):
                 with pytest.raises(LocalProtocolError):
                     operation.commit()
+                assert stage.task.to_bytes() == node.state, "a refusal changes nothing"
             else:
                 operation.commit(pid_for(shadow, process, op))
+                # Of what is left the order is that of the adding, which is not known.
+                *others, last = said_by(node, process, op)
+                assert last == stage.events[-1]
+                assert sorted(map(str, others)) == sorted(map(str, stage.events[:-1]))
                 yield f"commit {op} {process}", stage.node(shadow.commit(process))
         stage = Stage(node)
         stage.task.operation(process).__exit__(None, None, None)
@@ -220,8 +267,49 @@ def steps(node: Node) -> Iterator[tuple[str, Node]]:
             after = replace(shadow, dead=shadow.dead | {process})
             yield f"death of {process}", stage.node(after)
     stage = Stage(node)
-    stage.task.oom_killed()
-    yield "oom", stage.node(shadow)
+    is_late = shadow.over or node.said.exited or node.said.deleted
+    assert stage.task.oom_killed() == (not is_late)
+    is_first = not is_late and not node.said.created
+    said = [] if is_late or is_first else [TaskOOM("c")]
+    assert said == stage.events
+    yield "oom", stage.node(replace(shadow, oom=is_first))
+
+
+def said_by(node: Node, process: str, op: Op) -> list[Event]:
+    """What the commit of an operation has to say."""
+    shadow = node.shadow
+    pid = pid_for(shadow, process, op)
+    match op:
+        case Op.CREATE:
+            checkpoint = "/checkpoint" if shadow.restores else ""
+            create = TaskCreate("c", checkpoint=checkpoint, pid=pid)
+            return [create, TaskOOM("c")] if shadow.oom else [create]
+        case Op.ADD:
+            return [TaskExecAdded("c", process)]
+        case Op.START if process:
+            return [TaskExecStarted("c", process, pid)]
+        case Op.START:
+            return [TaskStart("c", PIDS[INIT])]
+        case Op.PAUSE:
+            return [TaskPaused("c")]
+        case Op.RESUME:
+            return [TaskResumed("c")]
+        case Op.CHECKPOINT:
+            return [TaskCheckpointed("c", "/checkpoint")]
+        case _:
+            left = () if process else (e for e, _ in node.said.execs)
+            return [deleted(node, each) for each in (*left, process)]
+
+
+def deleted(node: Node, process: str) -> TaskDelete:
+    """The delete event of a process."""
+    said = node.said
+    if process:
+        lived = dict(said.execs)[process].started
+    else:
+        lived = said.started if node.shadow.restores else said.created
+    status, at_ns = (7, 1_000) if process in node.shadow.dead else (0, None)
+    return TaskDelete("c", PIDS[process] if lived else 0, status, at_ns, process)
 
 
 def pid_for(shadow: Shadow, process: str, op: Op) -> int:
@@ -298,12 +386,15 @@ def check_views(node: Node) -> None:
     said = node.said
     if not said.created or node.shadow.over:
         return
+    assert set(stage.task.exec_ids) == set(dict(said.execs))
+    assert stage.task.is_running(INIT) == (said.started and not said.exited)
     view = stage.task.snapshot()
     assert (view.exit is not None) == said.exited
     assert stage.task.is_over() == (said.exited or said.deleted)
     if said.exited:
         assert view.status == Status.STOPPED
     for exec_id, life in said.execs:
+        assert stage.task.is_running(exec_id) == (life.started and not life.exited)
         view = stage.task.snapshot(exec_id)
         assert (view.exit is not None) == life.exited
         assert stage.task.is_over(exec_id) == (

@@ -82,6 +82,7 @@ class Task:
         create: the create event to say when the create commits; its pid is filled in.
             A task with a checkpoint has no process until it is started.
         emit: takes each event, synchronously; must neither block nor fail.
+            The task has changed already, and can be asked.
     """
 
     def __init__(self, create: TaskCreate, emit: Callable[[Event], None]) -> None:
@@ -141,9 +142,7 @@ class Task:
     def checkpointing(self, path: str) -> Operation:
         """Begin to write a checkpoint to ``path``."""
         self._check(INIT, Op.CHECKPOINT)
-        operation = self._begin(INIT, Op.CHECKPOINT)
-        self._init.argument = path
-        return operation
+        return self._begin(INIT, Op.CHECKPOINT, path)
 
     def deleting(self, exec_id: str = INIT) -> Operation:
         """Begin a delete; commit it only when the exit, if there is one, was said.
@@ -235,10 +234,10 @@ class Task:
         process = self._public(exec_id)
         status = _STATUS[process.state]
         init = self._init
-        if init.op is Op.PAUSE and not init.committed:
-            status = Status.PAUSING
-        elif init.state is State.PAUSED:
+        if init.state is State.PAUSED:
             status = Status.PAUSED
+        elif init.op is Op.PAUSE:
+            status = Status.PAUSING
         said = process.state in {State.STOPPED, State.DELETED}
         return Snapshot(status, process.pid, process.death if said else None)
 
@@ -280,9 +279,9 @@ class Task:
 
     # -- the inside of an operation
 
-    def _begin(self, exec_id: str, op: Op) -> Operation:
+    def _begin(self, exec_id: str, op: Op, argument: str = "") -> Operation:
         process = self._processes[exec_id]
-        process.op, process.committed = op, False
+        process.op, process.committed, process.argument = op, False, argument
         return Operation(self, exec_id)
 
     def _commit(self, exec_id: str, pid: int) -> None:
