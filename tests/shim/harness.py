@@ -297,6 +297,16 @@ class Shim:
         assert done.returncode == 0, done
         return await self.connect(id_, done.stdout)
 
+    def member(self, id_: str, of: str, config: Mapping[str, Any]) -> Path:
+        """Make the bundle of a container that is to be created in another's shim."""
+        self._clients[id_] = self._clients[of]
+        return self.bundle(id_, config)
+
+    def drop(self, id_: str) -> None:
+        """Forget a member that was deleted; its bundle stays."""
+        del self._clients[id_]
+        os.close(self._logs.pop(id_))
+
     def create_request(self, id_: str, **changes: Any) -> pb.CreateTaskRequest:
         """Return a Create whose root is a bind mount of the busybox root."""
         fields = {

@@ -15,7 +15,10 @@ from pathlib import Path
 
 from tests.shim.harness import OURS
 
+from .growth import a_shim, grown
 from .load import Amount, Load
+
+WARM_UP = 100
 
 
 def main() -> int:
@@ -23,9 +26,13 @@ def main() -> int:
     asked = _arguments()
     # Told to end, it cleans up as for ^C.
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
-    wrong = 0
+    if asked.growth:
+        wrong = sum(_growth(runtime, asked.growth) for runtime in asked.runtime)
+        print(f"faults: {wrong}")
+        return 1 if wrong else 0
     amount = Amount(asked.short, asked.execs, asked.dying, asked.at_a_time)
     print(f"seed {asked.seed}")
+    wrong = 0
     for turn in range(asked.rounds):
         for runtime in asked.runtime:
             for pods in asked.pods:
@@ -63,6 +70,32 @@ def _one(runtime: str, pods: bool, amount: Amount, seed: int, shim: Path) -> int
     return len(faults)
 
 
+def _growth(runtime: str, lives: int) -> int:
+    directory = Path(tempfile.mkdtemp(prefix="dunnage-stress-"))
+    began = time.monotonic()
+
+    async def run() -> list[str]:
+        async with a_shim(directory, runtime) as growth:
+            before = await growth.lives(WARM_UP)
+            progress = f"{runtime}, growth · life {{}} of {lives}"
+            after = await growth.lives(
+                lives, lambda number: print(progress.format(number), flush=True)
+            )
+            more = (after.anonymous_bytes - before.anonymous_bytes) >> 10
+            print(f"{runtime}: {before.anonymous_bytes >> 10} KiB, then {more:+} KiB")
+            return grown(before, after, lives)
+
+    try:
+        faults = asyncio.run(run())
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+    for fault in faults:
+        print(f"  FAULT {fault}")
+    took_s = time.monotonic() - began
+    print(f"{runtime}: {lives} lives, {len(faults)} faults, {took_s:.0f} s", flush=True)
+    return len(faults)
+
+
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="script/stress", description=__doc__)
     parser.add_argument(
@@ -76,6 +109,13 @@ def _arguments() -> argparse.Namespace:
         type=_count,
         default=50,
         help="inits that die while execs start; twice: in both kinds of pid namespace",
+    )
+    parser.add_argument(
+        "--growth",
+        type=_count,
+        default=0,
+        metavar="LIVES",
+        help="lead so many lives in one shim instead, and see whether it has grown",
     )
     parser.add_argument("--at-a-time", type=_count, default=8)
     parser.add_argument("--rounds", type=_count, default=1)

@@ -1,0 +1,219 @@
+"""Lives one after another in one shim, and what they leave in its process.
+
+The shim is that of a container which lives throughout; the others are created in it.
+Each life is a create, a start, an exit, a delete; every fifth has an exec with output.
+
+The shim's objects are counted inside it, by a module that its interpreter imports when
+it starts: after a collection of garbage, by type, with all that is in its collections
+(an entry left in a map, a lock, an event in a queue is an object more).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+import shutil
+import signal
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from tests.shim.harness import Shim, proc_status, spec, until
+
+HOST: Final = "host"
+AT_A_TIME: Final = 8
+EXEC_EVERY: Final = 5
+MEMORY_BYTES: Final = 1 << 20
+"""What memory may differ by, however many lives: an allocator's pools, torn by use.
+Measured: 0.1 to 0.3 MiB in 500 lives."""
+EVENTS_OF_A_LIFE: Final = 4
+EVENTS_OF_AN_EXEC: Final = 4
+
+
+_CENSUS: Final = """
+import collections, gc, os, signal
+def count(*_):
+    gc.collect()
+    kinds = collections.Counter()
+    for each in gc.get_objects():
+        kinds[type(each).__name__] += 1
+        if isinstance(each, (dict, list, set, tuple, collections.deque)):
+            kinds["item of a " + type(each).__name__] += len(each)
+    path = os.path.dirname(__file__) + "/census"
+    with open(path + ".new", "w") as file:
+        for kind, number in kinds.items():
+            print(number, kind, file=file)
+    os.rename(path + ".new", path)
+signal.signal(signal.SIGUSR2, count)
+"""
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """What a process holds."""
+
+    anonymous_bytes: int
+    objects: dict[str, int]
+    """How many there are of each type, and items in collections."""
+    fds: tuple[tuple[str, int], ...]
+    """How many there are of each kind, by what they lead to."""
+    children: int
+    threads: int
+    files: tuple[str, ...]
+    """What the runtime keeps, and what is in the bundles' directory."""
+
+
+@contextlib.asynccontextmanager
+async def a_shim(directory: Path, runtime: str) -> AsyncIterator[Growth]:
+    """Run a shim with its long-lived container; end it, and see that nothing is left.
+
+    Raises:
+        AssertionError: something is left.
+    """
+    census = directory / "census"
+    census.mkdir()
+    (census / "sitecustomize.py").write_text(_CENSUS)
+    environment = {"PYTHONPATH": str(census)}
+    async with Shim(directory, runtime=runtime, environment=environment) as shim:
+        growth = Growth(shim)
+        await growth.begin()
+        yield growth
+        await growth.end()
+        left = await shim.gone(HOST)
+        assert not left, left
+
+
+def grown(before: Footprint, after: Footprint, lives: int) -> list[str]:
+    """Name what is more after so many ``lives`` than before."""
+    faults = []
+    more = after.anonymous_bytes - before.anonymous_bytes
+    if more > MEMORY_BYTES:
+        faults.append(f"memory: {more} bytes more")
+    for kind, count in after.objects.items():
+        # A few are those of calls: a task, a buffer, a timer.
+        if (extra := count - before.objects.get(kind, 0)) > lives / 10:
+            faults.append(f"objects: {extra} more of {kind}")
+    for name in ("fds", "children", "threads", "files"):
+        was, now = getattr(before, name), getattr(after, name)
+        if was != now:
+            faults.append(f"{name}: {was}, now {now}")
+    return faults
+
+
+class Growth:
+    """One shim with its long-lived container; lives are led in it."""
+
+    def __init__(self, shim: Shim) -> None:
+        self._shim = shim
+        self._lived = 0
+        self._pid = 0
+        self._expected = 2
+
+    async def begin(self) -> None:
+        """Start the container that the shim is there for."""
+        client = await self._shim.up(HOST, ["sleep", "1000"])
+        await self._shim.call(HOST, "create")
+        await self._shim.call(HOST, "start")
+        self._pid = (await self._shim.call(HOST, "connect")).shim_pid
+        self._client = client
+
+    async def lives(
+        self, count: int, progress: Callable[[int], None] = lambda _: None
+    ) -> Footprint:
+        """Lead ``count`` lives; return what the shim then holds, all being said."""
+        names = iter(range(self._lived, self._lived + count))
+        self._lived += count
+
+        async def one_after_another() -> None:
+            for number in names:
+                await self._life(number)
+                if number % 500 == 0:
+                    progress(number)
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(AT_A_TIME):
+                group.create_task(one_after_another())
+        await self._shim.wait_events(self._expected)
+        objects = await self._census()
+        return await self._settled(objects)
+
+    async def end(self) -> None:
+        """End the container that the shim is there for, and the shim."""
+        await self._shim.call(HOST, "kill", signal=9)
+        await self._shim.call(HOST, "wait")
+        await self._shim.call(HOST, "delete")
+        await self._shim.call(HOST, "shutdown")
+        self._shim.bury(HOST)
+
+    async def _life(self, number: int) -> None:
+        id_ = f"life-{number}"
+        has_exec = number % EXEC_EVERY == 0
+        config = spec(["sleep", "1000"] if has_exec else ["true"])
+        bundle = self._shim.member(id_, HOST, config)
+        await self._shim.call(id_, "create")
+        await self._shim.call(id_, "start")
+        if has_exec:
+            await self._exec(id_, bundle / "out")
+            await self._shim.call(id_, "kill", signal=9)
+        await self._shim.call(id_, "wait")
+        await self._shim.call(id_, "delete")
+        self._shim.drop(id_)
+        shutil.rmtree(bundle)
+        self._expected += EVENTS_OF_A_LIFE + has_exec * EVENTS_OF_AN_EXEC
+
+    async def _exec(self, id_: str, path: Path) -> None:
+        os.mkfifo(path)
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        try:
+            await self._shim.exec(id_, "e", ["echo", "x"], stdout=str(path))
+            await self._shim.call(id_, "start", exec_id="e")
+            await self._shim.call(id_, "wait", exec_id="e")
+            await self._shim.call(id_, "delete", exec_id="e")
+            assert os.read(fd, 100) == b"x\n"
+        finally:
+            os.close(fd)
+
+    async def _census(self) -> dict[str, int]:
+        path = self._shim.directory / "census/census"
+        path.unlink(missing_ok=True)
+        os.kill(self._pid, signal.SIGUSR2)
+        await until(path.exists)
+        lines = (line.split(" ", 1) for line in path.read_text().splitlines())
+        return {kind: int(number) for number, kind in lines}
+
+    async def _settled(self, objects: dict[str, int]) -> Footprint:
+        """Take the footprint when the last runtime is reaped, and stdio closed."""
+        taken = self._footprint(objects)
+
+        def is_still() -> bool:
+            nonlocal taken
+            before, taken = taken, self._footprint(objects)
+            return taken.children == 1 and before.fds == taken.fds
+
+        with contextlib.suppress(TimeoutError):  # it will be seen in the footprint
+            await until(is_still)
+        return taken
+
+    def _footprint(self, objects: dict[str, int]) -> Footprint:
+        proc = Path(f"/proc/{self._pid}")
+        rollup = (proc / "smaps_rollup").read_text()
+        anonymous = re.search(r"^Anonymous: +(\d+) kB", rollup, re.MULTILINE)
+        assert anonymous, rollup
+        leads = []
+        for fd in (proc / "fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):
+                leads.append(re.sub(r"\d+", "N", os.readlink(fd)))
+        state = Path("/run/containerd/runc") / self._shim.namespace
+        kept = [*state.iterdir(), *self._shim.bundles.iterdir()]
+        return Footprint(
+            int(anonymous[1]) * 1024,
+            objects,
+            tuple(sorted(Counter(leads).items())),
+            len((proc / f"task/{self._pid}/children").read_text().split()),
+            int(proc_status(self._pid)["Threads"]),
+            tuple(sorted(map(str, kept))),
+        )
