@@ -1,4 +1,7 @@
-"""One container as the shim keeps it: its life, what runs it, and who waits for it."""
+"""One container as the shim keeps it: its life, what runs it, and who waits for it.
+
+Invariant (no-growth): what was deleted leaves nothing here, no lock and no waiter.
+"""
 
 from __future__ import annotations
 
