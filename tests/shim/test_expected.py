@@ -28,9 +28,9 @@ def test_each_is_waited_for_until_it_comes() -> None:
     for container in ("a", "b", "a"):
         world.expected.add(container)
     for container in ("a", "x"):
-        world.expected.discard(container)
+        world.expected.withdraw(container)
         assert world.expected.anybody()
-    world.expected.discard("b")
+    world.expected.come("b")
     assert not world.expected.anybody()
 
 
@@ -91,3 +91,32 @@ async def test_the_last_wait_is_told_once(monkeypatch: pytest.MonkeyPatch) -> No
         world.expected.when_nobody(hear)
     await asyncio.wait_for(heard.wait(), LIMIT_S)
     assert ([100.0 + EXPECTED_S], 5) == (calls, looked)
+
+
+@in_loop
+async def test_who_comes_ends_the_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who waited for the last to give up hears nothing when that one came."""
+    monkeypatch.setattr(expected_module, "_LOOK_S", 0.001)
+    world, looks = World(), 0
+    plain = world.expected.anybody
+
+    def anybody() -> bool:
+        nonlocal looks
+        looks += 1
+        return plain()
+
+    monkeypatch.setattr(world.expected, "anybody", anybody)
+    told: list[str] = []
+    world.expected.add("a")
+    world.expected.when_nobody(lambda: told.append("nobody"))
+    world.expected.come("a")
+    # Another's wait has its looks, and the first one's would have been before them.
+    world.expected.add("b")
+    world.expected.when_nobody(lambda: told.append("b"))
+    async with asyncio.timeout(LIMIT_S):
+        while looks < 3:
+            await asyncio.sleep(0)
+        world.expected.withdraw("b")
+        while not told:
+            await asyncio.sleep(0)
+    assert told == ["b"]

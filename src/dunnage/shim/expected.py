@@ -40,8 +40,15 @@ class Expected:
         """Expect a container, from now on."""
         self._since[container_id] = self._clock()
 
-    def discard(self, container_id: str) -> None:
-        """Expect it no more: it has come, or never will."""
+    def come(self, container_id: str) -> None:
+        """Expect it no more, as it is there; its own Shutdown will follow."""
+        self._since.pop(container_id, None)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def withdraw(self, container_id: str) -> None:
+        """Expect it no more: it never will come."""
         self._since.pop(container_id, None)
 
     def anybody(self) -> bool:
@@ -56,7 +63,7 @@ class Expected:
         return bool(self._since)
 
     def when_nobody(self, then: Callable[[], None]) -> None:
-        """Call ``then``, once, when there is nobody left to come.
+        """Call ``then``, once, when there is nobody left to come and nobody came.
 
         Asked again before that, it still calls once.
         """

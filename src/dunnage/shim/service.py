@@ -163,7 +163,7 @@ class TaskService:
         self._refuse_if_leaving()
         entry = Entry(translate.task_create(request), self._emit)
         self._entries[request.id] = entry
-        self._expected.discard(request.id)
+        self._expected.come(request.id)
         return await self._finish(entry, self._create(entry, request, options))
 
     async def _create(
@@ -375,7 +375,7 @@ class TaskService:
 
         The id says only who is not coming any more.
         """
-        self._expected.discard(request.id)
+        self._expected.withdraw(request.id)
         if self.is_owned:
             return Empty()
         if self._expected.anybody():
@@ -446,11 +446,7 @@ class TaskService:
             await earlier
         while True:
             if thaws:
-                try:
-                    await _container(entry).resume()
-                except (DunnageError, OSError) as error:
-                    # Where the kill of init has thawed it nothing is left to do.
-                    _log.debug("thaw: %s", error, extra={"container": entry.id})
+                await _thaw(entry)
             if not kills:
                 return
             try:
@@ -499,6 +495,14 @@ class TaskService:
             # An error's traceback leads here: it, and the request with it, would wait
             # for the collector.
             del task
+
+
+async def _thaw(entry: Entry) -> None:
+    try:
+        await _container(entry).resume()
+    except (DunnageError, OSError) as error:
+        # Where the kill of init has thawed it there is nothing left to do.
+        _log.debug("thaw: %s", error, extra={"container": entry.id})
 
 
 def _container(entry: Entry) -> Container:
