@@ -102,6 +102,8 @@ async def test_what_never_lived_has_no_exit() -> None:
 async def test_turns_are_taken_process_by_process() -> None:
     """Two operations on one process follow each other; on two they do not."""
     entry = created()
+    for exec_id in ("e", "f"):
+        entry.add(exec_id, FakeProcess(), Streams())
     order: list[str] = []
 
     async def operate(exec_id: str, name: str) -> None:
@@ -119,6 +121,7 @@ async def test_turns_are_taken_process_by_process() -> None:
 async def test_quiet_is_when_no_exec_is_busy() -> None:
     """Init's own operation does not count."""
     entry = created()
+    entry.add("e", FakeProcess(), Streams())
     async with entry.turn(INIT):
         await entry.execs_quiet()
         async with entry.turn("e"):
