@@ -20,7 +20,16 @@ def main() -> int:
     """Judge what the command line asks for; 1 if anything is not as it must be."""
     asked = _arguments()
     made = all_mutants()
-    wrong = [f"listed, but no mutant: {n}" for n in EQUIVALENT.keys() - _names(made)]
+    wrong = 0
+
+    def fault(text: str) -> None:
+        # At once: what is interrupted has told something.
+        nonlocal wrong
+        wrong += 1
+        print(text, flush=True)
+
+    for name in sorted(EQUIVALENT.keys() - _names(made)):
+        fault(f"listed, but no mutant: {name}")
     chosen = [mutant for mutant in made if asked.only in mutant.name]
     if asked.sample:
         known = [mutant for mutant in chosen if mutant.name not in EQUIVALENT]
@@ -36,18 +45,17 @@ def main() -> int:
         killed += bool(verdict.by)
         survived += not verdict.by
         if verdict.by and name in EQUIVALENT:
-            wrong.append(f"listed, but killed by {verdict.by}: {name}")
+            fault(f"listed, but killed by {verdict.by}: {name}")
         elif not verdict.by and name not in EQUIVALENT:
-            wrong.append(f"SURVIVED: line {verdict.mutant.line} of {name}")
+            fault(f"SURVIVED: line {verdict.mutant.line} of {name}")
         if asked.verbose:
-            print(f"{name}: {verdict.by or 'survives'} ({verdict.took_s:.1f} s)")
+            said = verdict.by or "survives"
+            print(f"{name}: {said} ({verdict.took_s:.1f} s)", flush=True)
         elif (killed + survived) % 50 == 0:
             print(f"{killed + survived} of {len(chosen)}", flush=True)
-    for line in wrong:
-        print(line)
     print(
         f"{len(chosen)} mutants: {killed} killed, {survived} survive, "
-        f"{len(wrong)} not as they must be; {time.monotonic() - began:.0f} s"
+        f"{wrong} not as they must be; {time.monotonic() - began:.0f} s"
     )
     return 1 if wrong else 0
 
