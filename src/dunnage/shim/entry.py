@@ -1,6 +1,7 @@
 """One container as the shim keeps it: its life, what runs it, and who waits for it.
 
-Invariant (no-growth): what was deleted leaves nothing here, no lock and no waiter.
+Invariant (no-growth): what was deleted leaves nothing here, no lock and no waiter, and
+is freed at once: nothing that an entry holds leads back to it.
 """
 
 from __future__ import annotations
@@ -24,17 +25,16 @@ class Entry:
     """A container that was created or is being created."""
 
     def __init__(self, create: TaskCreate, emit: Callable[[Event], None]) -> None:
-        self.task = Task(create, self._emit)
+        self._waiters = _Waiters(emit)
+        self.task = Task(create, self._waiters.hear)
         self.bundle = create.bundle
         self.container: Container | None = None
         self.streams: dict[str, Streams] = {}
         self.killing: asyncio.Task[None] | None = None
         """The end of a container's other processes, when its init is dead."""
-        self._say = emit
         self._execs: dict[str, Process] = {}
         self._locks: dict[str, asyncio.Lock] = {}
         self._starts: dict[str, asyncio.Timeout] = {}
-        self._waiters: dict[str, asyncio.Future[Exit | None]] = {}
 
     @property
     def id(self) -> str:
@@ -131,29 +131,45 @@ class Entry:
         """
         if self.task.is_over(exec_id):
             return self.task.snapshot(exec_id).exit
-        waiter = self._waiters.get(exec_id)
-        if waiter is None:
-            waiter = asyncio.get_running_loop().create_future()
-            self._waiters[exec_id] = waiter
-        return await asyncio.shield(waiter)
+        return await asyncio.shield(self._waiters.on(exec_id))
 
     def never_lived(self, exec_id: str) -> None:
         """Let those go who wait for a process whose start has failed."""
-        self._release(exec_id, None)
+        self._waiters.release(exec_id, None)
 
-    def _emit(self, event: Event) -> None:
+
+class _Waiters:
+    """Those who wait for an exit: readers of the stream of events.
+
+    The task speaks to them, and so must not find its entry here.
+    """
+
+    def __init__(self, emit: Callable[[Event], None]) -> None:
+        self._say = emit
+        self._futures: dict[str, asyncio.Future[Exit | None]] = {}
+
+    def on(self, exec_id: str) -> asyncio.Future[Exit | None]:
+        """Return what is done when the exit of a process was said, for all who wait."""
+        future = self._futures.get(exec_id)
+        if future is None:
+            future = asyncio.get_running_loop().create_future()
+            self._futures[exec_id] = future
+        return future
+
+    def hear(self, event: Event) -> None:
+        """Say an event, then let those go who waited for it."""
         self._say(event)
-        # Wait is a reader of the stream of events: it returns what was said.
         match event:
-            case TaskExit(id=process, exit_status=status, exited_at_ns=at_ns):
-                exec_id = INIT if process == self.id else process
-                self._release(exec_id, Exit(status, at_ns))
+            case TaskExit(container_id=id_, id=process):
+                exec_id = INIT if process == id_ else process
+                self.release(exec_id, Exit(event.exit_status, event.exited_at_ns))
             case TaskDelete(id=exec_id):
-                self._release(exec_id, None)
+                self.release(exec_id, None)
             case _:
                 pass
 
-    def _release(self, exec_id: str, exit_: Exit | None) -> None:
-        waiter = self._waiters.pop(exec_id, None)
+    def release(self, exec_id: str, exit_: Exit | None) -> None:
+        """Let those go who wait for a process."""
+        waiter = self._futures.pop(exec_id, None)
         if waiter is not None and not waiter.done():
             waiter.set_result(exit_)

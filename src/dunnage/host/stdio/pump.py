@@ -91,6 +91,8 @@ class Pump:
         """Move nothing more; idempotent."""
         self._is_moving = False
         self._watch(None)
+        # Our owner holds us: let go of it, so that neither waits for the collector.
+        self._on_end = _nothing
 
     def _turn(self) -> None:
         """Move what can be moved now, else wait for the side that keeps us from it.
@@ -179,8 +181,9 @@ class Pump:
         self._later = handle
 
     def _end(self) -> None:
+        on_end = self._on_end
         self.stop()
-        self._on_end()
+        on_end()
 
     def _watch(self, fd: int | None) -> None:
         """Be called when ``fd`` is ready, and for nothing else."""
@@ -198,3 +201,7 @@ class Pump:
             self._loop.add_reader(fd, self._turn)
         elif fd == self._sink:
             self._loop.add_writer(fd, self._turn)
+
+
+def _nothing() -> None:
+    pass

@@ -7,6 +7,8 @@ Invariant (stdio-survives): a reader that is gone or slow neither kills nor bloc
 nor loses output within what the fifo and the pipe before it hold; beyond that the
 process waits for its reader.
 What is unread when the process is deleted is for `held`.
+
+Invariant (no-growth): what is over, or was closed, leads back to nobody who holds it.
 """
 
 from __future__ import annotations
@@ -42,7 +44,7 @@ class Output:
         self._lost_bytes = 0
         self._pump: Pump | None = None
         self._source = Fd(-1)
-        self._close_source: Callable[[], None] = lambda: None
+        self._close_source: Callable[[], None] = _nothing
 
     def make_pipe(self) -> None:
         """Take it from a pipe whose other end is the process's."""
@@ -105,6 +107,7 @@ class Output:
         self.child.close()
         self._leave_source()
         self._sink.close()
+        self._let_go()
 
     @property
     def _moved_bytes(self) -> int:
@@ -127,7 +130,13 @@ class Output:
 
     def _sink_done(self) -> None:
         self.is_over = True
-        self._on_over()
+        on_over = self._on_over
+        self._let_go()
+        on_over()
+
+    def _let_go(self) -> None:
+        """Forget our owner, which holds us."""
+        self._on_over = self._close_source = _nothing
 
 
 class Input:
@@ -144,18 +153,19 @@ class Input:
         self._source = source
         self._sink = Fd(-1)
         self._pump: Pump | None = None
-        self._on_end = on_end or self.close
+        self._on_end = on_end
 
     def make_pipe(self) -> None:
         """Have it go to a pipe whose other end is the process's."""
         self.child, self._sink = pipe()
         os.set_blocking(self._sink.number, False)
-        self._pump = Pump(self._source.fd.number, self._sink.number, self._on_end)
+        source, sink = self._source.fd.number, self._sink.number
+        self._pump = Pump(source, sink, self._on_end or self.close)
 
     def give_to(self, pty: Pty) -> None:
         """Have it go to a terminal, which is not ours to close."""
         source, sink = self._source.fd.number, pty.master.number
-        self._pump = Pump(source, sink, self._on_end, pty.hold)
+        self._pump = Pump(source, sink, self._on_end or self.close, pty.hold)
 
     def start(self) -> None:
         """Begin copying."""
@@ -173,6 +183,7 @@ class Input:
         self._source.close()
         self._sink.close()
         self.child.close()
+        self._on_end = None
 
 
 class Stdio:
@@ -417,3 +428,7 @@ def _open_sink(uri: str) -> FifoSink:
     raise DunnageError(
         f"failed to create init process I/O: unknown STDIO scheme {scheme}"
     )
+
+
+def _nothing() -> None:
+    pass
