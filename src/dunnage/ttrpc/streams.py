@@ -94,12 +94,12 @@ class Incoming:
         if self._end is not None:
             kind, text = self._end
             end = [0 if kind is EndOfStream else kind.code, text]
-        return {"unread": [*map(_to_text, self._unread)], "end": end}
+        return {"unread": [*map(to_text, self._unread)], "end": end}
 
     @classmethod
     def from_state(cls, state: Any) -> Self:
         """Return the half of which `to_state` gave ``state``; `ValueError` and such."""
-        new = cls(map(_from_text, state["unread"]))
+        new = cls(map(from_text, state["unread"]))
         if state["end"] is not None:
             code, text = state["end"]
             new.end(from_status(code, text) if code else EndOfStream(text))
@@ -110,9 +110,11 @@ def _cost(payload: bytes) -> int:
     return len(payload) + _MESSAGE_BYTES
 
 
-def _to_text(data: bytes) -> str:
+def to_text(data: bytes) -> str:
+    """Return bytes as text that JSON can hold."""
     return base64.b64encode(data).decode()
 
 
-def _from_text(text: str) -> bytes:
+def from_text(text: str) -> bytes:
+    """Return the bytes of which `to_text` gave ``text``; else `ValueError`."""
     return base64.b64decode(text, validate=True)
