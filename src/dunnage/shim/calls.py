@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Iterator
-from contextvars import ContextVar
+from contextvars import ContextVar, copy_context
 from typing import Any
 
 from dunnage.ttrpc.aio.server import Context, Server
@@ -40,24 +40,25 @@ class Calls:
         """Have ``does`` answer a method, each call listed and logged."""
 
         async def handle(request: Any, context: Context) -> Any:
-            container = getattr(request, "id", "")
-            name = f"{method.name} {getattr(request, 'exec_id', '')}".strip()
-            log.about.set(container)  # a handler has a task, so a context, of its own
-            _call.set(f"{name} of {container}" if container else name)
-            with self.under_way(f"call {_call.get()}"), logged(f"call {name}"):
+            with self._listed(method, request):
                 return await does(request, context)
 
         server.register(method, handle)
 
-    @contextlib.contextmanager
-    def under_way(self, text: str) -> Iterator[None]:
-        """List something for the length of the block."""
-        key = object()
-        self._open[key] = (text, asyncio.get_running_loop().time())
-        try:
-            yield
-        finally:
-            del self._open[key]
+    def register_sync(
+        self,
+        server: Server,
+        method: Method[Any, Any],
+        does: Callable[[Any, Context], Any],
+    ) -> None:
+        """Have ``does`` answer a method at once, each call logged."""
+
+        def handle(request: Any, context: Context) -> Any:
+            with self._listed(method, request):
+                return does(request, context)
+
+        # What is said of this call is to be said of no other.
+        server.register_sync(method, lambda *given: copy_context().run(handle, *given))
 
     def track(self, operation: asyncio.Task[Any], name: str) -> None:
         """List an operation until it ends, as the running call's if there is one."""
@@ -71,17 +72,27 @@ class Calls:
         for text, began in list(self._open.values()):
             yield text, now - began
 
-
-@contextlib.contextmanager
-def logged(text: str) -> Iterator[None]:
-    """Log how the block ended and how long it took, as a debug record."""
-    loop = asyncio.get_running_loop()
-    began = loop.time()
-    outcome = "done"
-    try:
-        yield
-    except BaseException as error:
-        outcome = f"{type(error).__name__}: {error}"
-        raise
-    finally:
-        _log.debug("%s: %s after %.3f s", text, outcome, loop.time() - began)
+    @contextlib.contextmanager
+    def _listed(self, method: Method[Any, Any], request: Any) -> Iterator[None]:
+        """List a call for the length of the block; log how it ended, for debugging."""
+        container = getattr(request, "id", "")
+        exec_id = getattr(request, "exec_id", "")
+        name = f"{method.name} {exec_id}" if exec_id else method.name
+        text = f"{name} of {container}" if container else name
+        # Each call has a context of its own.
+        log.about.set(container)
+        _call.set(text)
+        key = object()
+        began = asyncio.get_running_loop().time()
+        self._open[key] = (f"call {text}", began)
+        outcome = "done"
+        try:
+            yield
+        except BaseException as error:
+            outcome = f"{type(error).__name__}: {error}"
+            raise
+        finally:
+            del self._open[key]
+            if _log.isEnabledFor(logging.DEBUG):
+                took_s = asyncio.get_running_loop().time() - began
+                _log.debug("call %s: %s after %.3f s", name, outcome, took_s)

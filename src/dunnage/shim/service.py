@@ -118,11 +118,11 @@ class TaskService:
         self.calls.register(server, methods.pause, self.pause)
         self.calls.register(server, methods.resume, self.resume)
         self.calls.register(server, methods.wait, self.wait)
-        self.calls.register(server, methods.state, self.state)
+        self.calls.register_sync(server, methods.state, self.state)
         self.calls.register(server, methods.pids, self.pids)
         self.calls.register(server, methods.close_io, self.close_io)
         self.calls.register(server, methods.resize_pty, self.resize_pty)
-        self.calls.register(server, methods.connect, self.connect)
+        self.calls.register_sync(server, methods.connect, self.connect)
         self.calls.register(server, methods.shutdown, self.shutdown)
 
     @property
@@ -309,7 +309,7 @@ class TaskService:
         status, at_ns = await entry.exit_said(request.exec_id) or (0, None)
         return pb.WaitResponse(exit_status=status, exited_at=timestamp(at_ns))
 
-    async def state(self, request: pb.StateRequest, _: Context) -> pb.StateResponse:
+    def state(self, request: pb.StateRequest, _: Context) -> pb.StateResponse:
         """Describe a process, from memory only: it answers at any time."""
         entry = self._entry(request.id)
         exec_id = request.exec_id
@@ -358,7 +358,7 @@ class TaskService:
         entry.process(request.exec_id).resize(request.width, request.height)
         return Empty()
 
-    async def connect(
+    def connect(
         self, request: pb.ConnectRequest, context: Context
     ) -> pb.ConnectResponse:
         """Say who we are; fails only for a `start` that joins a shim that leaves."""

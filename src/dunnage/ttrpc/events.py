@@ -77,12 +77,13 @@ def decode_request(
 ) -> RequestReceived:
     """Return what a request frame says; protobuf's ``DecodeError`` if nothing."""
     request = wire_pb2.Request.FromString(data)
+    metadata = request.metadata
     return RequestReceived(
         stream_id,
         request.service,
         request.method,
         request.payload,
         request.timeout_nano,
-        tuple((pair.key, pair.value) for pair in request.metadata),
+        tuple((pair.key, pair.value) for pair in metadata) if metadata else (),
         is_open,
     )

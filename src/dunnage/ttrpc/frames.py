@@ -67,9 +67,14 @@ AnyFrame: TypeAlias = Frame | OversizedFrame
 
 def encode_frame(frame: Frame) -> bytes:
     """Return the frame as bytes; its data must be within the limit."""
-    assert len(frame.data) <= MAX_DATA_BYTES
-    header = _HEADER.pack(len(frame.data), frame.stream_id, frame.type, frame.flags)
-    return header + frame.data
+    data = frame.data
+    return encode_header(len(data), frame.stream_id, frame.type, frame.flags) + data
+
+
+def encode_header(length: int, stream_id: int, kind: int, flags: int = 0) -> bytes:
+    """Return what stands in front of that much data, which is within the limit."""
+    assert length <= MAX_DATA_BYTES
+    return _HEADER.pack(length, stream_id, kind, flags)
 
 
 class FrameBuffer:
@@ -98,6 +103,11 @@ class FrameBuffer:
     def dropped_bytes(self) -> int:
         """How many bytes of the next frame's data were thrown away already."""
         return self._dropped_bytes
+
+    @property
+    def unread_bytes(self) -> int:
+        """How many bytes of memory the beginning of the next frame takes."""
+        return len(self._bytes)
 
     def feed(self, data: bytes) -> None:
         """Take the next bytes of the stream."""

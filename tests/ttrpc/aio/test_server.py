@@ -107,6 +107,17 @@ async def read_statuses(sock: socket.socket, count: int) -> list[tuple[int, int,
     return found
 
 
+class CountingSocket(socket.socket):
+    """A socket that counts its writes."""
+
+    count = 0
+
+    def send(self, *given: Any) -> int:
+        """Count and send."""
+        self.count += 1
+        return super().send(*given)
+
+
 @asynccontextmanager
 async def closing_server(server: Server) -> Any:
     """Close the server afterwards."""
@@ -243,6 +254,60 @@ class TestHandlers:
         assert context.metadata == {"k": "1"}
         assert context.deadline is not None
         assert context.deadline < now
+
+    def test_a_synchronous_handler(self, caplog: pytest.LogCaptureFixture) -> None:
+        """Its reply, its error, its bug and a payload that is none are answered."""
+
+        def answer(request: Note, context: Context) -> Note:
+            if request.text == "none":
+                raise NotFound(context.metadata["k"])
+            return Note(str(1 / int(request.text)))
+
+        async def main() -> None:
+            server = Server()
+            server.register_sync(ECHO, answer)
+            async with connected_pair(server) as client:
+                assert Note("0.5") == await client.call(ECHO, Note("2"))
+                with pytest.raises(NotFound, match=r"^v$"):
+                    await client.call(ECHO, Note("none"), metadata={"k": "v"})
+                assert "ZeroDivisionError: division by zero" == str(
+                    await outcome(client, "0")
+                )
+                with raw_peer(server) as sock:
+                    frame = request_frame(1, ECHO.service, ECHO.name, b"\xff")
+                    sock.sendall(frame)
+                    ((_, code, text),) = await read_statuses(sock, 1)
+                    assert (13, "ttrpc: error unmarshalling payload") == (
+                        code,
+                        text[:34],
+                    )
+                assert Note("0.5") == await client.call(ECHO, Note("2"))
+
+        run(main())
+        assert "the handler of notes.Notes/Echo failed" in caplog.text
+
+    def test_synchronous_replies_are_written_together(self) -> None:
+        """What came in one read and is answered at once goes out in one write."""
+
+        async def main() -> None:
+            server = Server()
+            server.register_sync(ECHO, lambda request, _: request)
+            ours, theirs = socket.socketpair()
+            counting = CountingSocket(fileno=theirs.detach())
+            with closing(ours):
+                async with closing_server(server):
+                    server.serve(counting)
+                    frames = [
+                        request_frame(id_, ECHO.service, ECHO.name, b"x")
+                        for id_ in (1, 3, 5)
+                    ]
+                    ours.sendall(b"".join(frames))
+                    assert [1, 3, 5] == [
+                        id_ for id_, *_ in await read_statuses(ours, 3)
+                    ]
+                    assert 1 == counting.count
+
+        run(main())
 
     def test_one_handler_for_one_method(self) -> None:
         """A method cannot be registered twice."""

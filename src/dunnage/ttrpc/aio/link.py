@@ -65,6 +65,7 @@ class Link(Generic[E]):
         connection: Queue output there, then call `flush`.
         on_event: Called with each event, in order.
         on_end: Called once; with what ended the connection.
+        on_read: Called after the events of each read, while the connection lives.
         queue_limit_bytes: Read nothing more while this much waits to be written.
             None for an end that must go on reading: were both ends to stop, neither
             would ever start again.
@@ -77,6 +78,7 @@ class Link(Generic[E]):
         *,
         on_event: Callable[[E], None],
         on_end: Callable[[DunnageError], None],
+        on_read: Callable[[], None] | None = None,
         queue_limit_bytes: int | None = None,
     ) -> None:
         sock.settimeout(0)
@@ -85,6 +87,7 @@ class Link(Generic[E]):
         self._connection = connection
         self._on_event = on_event
         self._on_end = on_end
+        self._on_read = on_read
         self._queue_limit_bytes = queue_limit_bytes
         self._loop = asyncio.get_running_loop()
         self._is_reading = False
@@ -104,9 +107,11 @@ class Link(Generic[E]):
         """
         if self.error is not None or self._write_error is not None:
             return
+        connection = self._connection
         try:
-            while data := self._connection.data_to_send():
-                self._connection.data_sent(self._sock.send(data, socket.MSG_NOSIGNAL))
+            while connection.queued_bytes:
+                data = connection.data_to_send()
+                connection.data_sent(self._sock.send(data, socket.MSG_NOSIGNAL))
         except (BlockingIOError, InterruptedError):
             pass
         except OSError as error:
@@ -166,7 +171,8 @@ class Link(Generic[E]):
         self._is_reading = is_wanted
 
     def _read(self) -> None:
-        if self._maybe_read():
+        # One write for all that was answered at once.
+        if self._maybe_read() and self._connection.queued_bytes:
             self.flush()
 
     def _maybe_read(self) -> bool:
@@ -185,7 +191,9 @@ class Link(Generic[E]):
             self._on_event(event)
             if self.error is not None:
                 return False
-        return True
+        if self._on_read is not None:
+            self._on_read()
+        return self.error is None
 
     def _read_what_is_left(self) -> None:
         while self.error is None and self._maybe_read():
@@ -218,11 +226,14 @@ class Link(Generic[E]):
         on_end = self._on_end
         # Our owner holds us: let go of it, so that neither waits for the collector.
         self._on_event = self._on_end = _ignore
+        self._on_read = None
         on_end(error)
         if not self.closed.done():
             self.closed.set_result(None)
 
     def _wake_drained(self) -> None:
+        if not self._drained:
+            return
         waiting, self._drained = self._drained, []
         for future in waiting:
             if not future.done():

@@ -24,7 +24,7 @@ from dunnage.ttrpc.frames import (
     Frame,
     FrameBuffer,
     FrameType,
-    encode_frame,
+    encode_header,
 )
 from dunnage.ttrpc.streams import Incoming, from_text, to_text
 
@@ -83,6 +83,11 @@ class Connection:
         return incoming is not None and incoming.is_full
 
     @property
+    def unread_bytes(self) -> int:
+        """How many bytes are held of a frame that is not whole yet."""
+        return self._frames.unread_bytes
+
+    @property
     def queued_bytes(self) -> int:
         """How many bytes wait to be written."""
         return len(self._output)
@@ -92,6 +97,8 @@ class Connection:
 
         It stays queued until `data_sent` says how much of it was written.
         """
+        if len(self._output) <= _WRITE_BYTES:
+            return bytes(self._output)
         with memoryview(self._output) as view, view[:_WRITE_BYTES] as part:
             return bytes(part)
 
@@ -109,7 +116,8 @@ class Connection:
     def _queue(
         self, stream_id: int, kind: FrameType, data: bytes, flags: int = 0
     ) -> None:
-        self._output += encode_frame(Frame(stream_id, kind, flags, data))
+        self._output += encode_header(len(data), stream_id, kind, flags)
+        self._output += data
 
     def _queue_message(self, stream_id: int, payload: bytes) -> None:
         if len(payload) > MAX_DATA_BYTES:

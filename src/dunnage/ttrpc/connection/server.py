@@ -38,6 +38,9 @@ if TYPE_CHECKING:
 
 _MAX_CODE: Final = 0x7FFF_FFFF
 
+# Plain numbers, which have a hash of their own; that of an enum's member is slow.
+_KNOWN: Final = frozenset({int(FrameType.REQUEST), int(FrameType.DATA)})
+
 
 class ServerConnection(Connection):
     """The end that is called.
@@ -124,7 +127,7 @@ class ServerConnection(Connection):
         if isinstance(frame, OversizedFrame):
             error = too_long(frame.length)
             self._refuse(stream_id, error.code, error.message)
-        elif frame.type not in {FrameType.REQUEST, FrameType.DATA}:
+        elif frame.type not in _KNOWN:
             pass  # left for versions to come
         elif stream_id % 2 == 0:
             self._refuse(
