@@ -28,7 +28,15 @@ class Identity(NamedTuple):
         Raises:
             OSError: /proc is not there.
         """
-        pid = os.getpid()
+        return cls.of(os.getpid())
+
+    @classmethod
+    def of(cls, pid: int) -> Self:
+        """Return that of the process which has this pid now.
+
+        Raises:
+            OSError: there is none.
+        """
         return cls(pid, int(_stat(pid)[_STARTED]), _boot_id())
 
     def is_of_this_boot(self) -> bool:
