@@ -136,26 +136,111 @@ def test_refusal(places: Places, bundle: Bundle, shim: Shim) -> None:
     asyncio.run(scenario())
 
 
-def test_force(
+# A shim's process that hears Shutdown and stays; perhaps it begins to leave.
+STUBBORN = """
+import asyncio, os, socket, sys
+from dunnage.api import task_v2_pb2 as messages
+from dunnage.api.services import TASK_V2
+from dunnage.descriptors import Empty
+from dunnage.errors import NotFound
+from dunnage.ttrpc.aio.server import Server
+
+path, how = sys.argv[1:]
+
+async def connect(*_):
+    return messages.ConnectResponse(shim_pid=os.getpid())
+
+async def delete(*_):
+    raise NotFound("gone already")
+
+async def shutdown(*_):
+    if how == "leaving":
+        os.unlink(path)
+        server.stop_listening()
+    return Empty()
+
+async def main():
+    global server
+    server = Server()
+    for method, handler in (
+        (TASK_V2.connect, connect), (TASK_V2.delete, delete),
+        (TASK_V2.shutdown, shutdown),
+    ):
+        server.register(method, handler)
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(path)
+    listener.listen()
+    server.listen_on(listener)
+    print("ready", flush=True)
+    await asyncio.Event().wait()
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize(
+    ("how", "force", "drop_unread", "is_killed"),
+    [
+        ("serving", False, False, False),
+        ("serving", True, False, True),
+        ("leaving", True, False, False),
+        ("leaving", True, True, True),
+    ],
+)
+def test_a_shim_that_stays(
+    places: Places,
+    bundle: Bundle,
+    shim: Shim,
+    monkeypatch: pytest.MonkeyPatch,
+    how: str,
+    force: bool,
+    drop_unread: bool,
+    is_killed: bool,
+) -> None:
+    """By force one is killed that still serves; one that leaves, for what it holds."""
+    monkeypatch.setattr(burial, "_LEAVE_LIMIT_S", 0.2)
+    path = str(bundle.path / "sock")
+
+    async def scenario() -> None:
+        endpoint.write(str(bundle.path), endpoint.Endpoint(f"unix://{path}"))
+        task = await Task.connect(bundle, places.namespace)
+        await bury(shim, bundle, task, force=force, drop_unread=drop_unread)
+
+    argv = [sys.executable, "-c", STUBBORN, path, how]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"ready\n"
+            asyncio.run(scenario())
+            assert bundles.list_all(places) == []
+            assert (process.poll() is not None) == is_killed
+        finally:
+            process.kill()
+
+
+def test_an_unproven_shim_is_not_killed(
     places: Places,
     bundle: Bundle,
     shim: Shim,
     process: subprocess.Popen[bytes],
     monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """By force everything is tried, and a shim that stays is killed."""
+    """proven-shim: by force everything is tried, but nobody is killed for his pid."""
     monkeypatch.setattr(burial, "_LEAVE_LIMIT_S", 0.1)
 
     async def scenario() -> None:
         fake = FakeShim(bundle, process.pid, refusal=Unknown("no"))
         task = await Task.connect(bundle, places.namespace)
-        assert await bury(shim, bundle, task, force=True) == Exit(0, 255, None)
+        exit_ = await bury(shim, bundle, task, force=True, drop_unread=True)
+        assert exit_ == Exit(0, 255, None)
         assert fake.calls == ["kill 9", "delete", "shutdown"]
-        assert process.wait() == -signal.SIGKILL
+        assert process.poll() is None
         assert bundles.list_all(places) == []
         await fake.close()
 
     asyncio.run(scenario())
+    assert "nothing proves which process it is" in caplog.text
 
 
 def test_shared_shim(

@@ -29,6 +29,8 @@ LOG: Final = "log"
 SHIM_BINARY_PATH: Final = "shim-binary-path"
 BOOTSTRAP: Final = "bootstrap.json"
 SANDBOX: Final = "sandbox"
+# By our manager alone: which process the shim is.
+SHIM: Final = "dunnage-shim.json"
 
 # Written by the shim.
 ADDRESS: Final = "address"

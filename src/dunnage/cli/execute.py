@@ -66,6 +66,8 @@ async def execute(
                 await task.exec(exec_id, process, streams.stdio)
                 try:
                     await task.start(exec_id)
+                except ConnectionBroken:
+                    raise
                 except DunnageError as error:
                     with suppress(DunnageError):
                         await task.delete(exec_id)

@@ -227,7 +227,12 @@ def _add_pause_and_resume(actions: _Actions) -> None:
 def _add_rm(actions: _Actions) -> None:
     text = "remove a task that has stopped"
     parser = actions.add_parser("rm", help=text, description=text)
-    parser.add_argument("-f", "--force", action="store_true", help="kill it first")
+    parser.add_argument(
+        "-f",
+        "--force",
+        action="store_true",
+        help="kill it first, and drop output that nobody has read",
+    )
     parser.add_argument("name", metavar="NAME")
     parser.set_defaults(
         call=lambda context, asked: rm(context, asked.name, force=asked.force)

@@ -19,7 +19,7 @@ from dunnage.api.runc_options_pb2 import Options as RuncOptions
 from dunnage.api.types_pb2 import Mount
 from dunnage.bootstrap import wire
 from dunnage.errors import ConnectionBroken, DunnageError, InvalidArgument, NotFound
-from dunnage.manager import bundles, dead, spec
+from dunnage.manager import bundles, dead, presence, spec
 from dunnage.manager.burial import bury, bury_locked
 from dunnage.manager.client import NULL, Stdio, Task
 from dunnage.manager.dead import bury_dead
@@ -154,6 +154,7 @@ async def _launch(
             found = await shim.start(bundle, what.options)
             task = await Task.connect_to(found, bundle, shim.places.namespace)
             try:
+                await presence.note(task)
                 await task.create(what.rootfs, stdio, what.options)
                 is_created = True
                 await task.start()

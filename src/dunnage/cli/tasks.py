@@ -15,8 +15,9 @@ from dunnage.errors import ConnectionBroken, DunnageError, FailedPrecondition, N
 from dunnage.manager import bundles
 from dunnage.manager.burial import bury
 from dunnage.manager.client import Task
-from dunnage.manager.dead import bury_dead, is_dead, reload
+from dunnage.manager.dead import bury_dead, reload
 from dunnage.manager.inbox import Inbox
+from dunnage.manager.presence import Presence, presence, was_started
 
 from .signals import parse
 
@@ -30,6 +31,7 @@ _log: Final = logging.getLogger("dunnage.cli")
 
 _HEADINGS: Final = ("NAME", "PID", "STATUS", "SHIM")
 _DEAD: Final = "dead"
+_LEAVING: Final = "leaving"
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +94,8 @@ async def rm(context: Context, name: str, *, force: bool) -> int:
     bundle = bundles.find(context.places, name)
     async with Inbox(context.places) as inbox:
         try:
-            if await is_dead(bundle, context.places.namespace):
-                await bury_dead(context.shim_of(bundle), bundle, inbox)
+            if await _is_left(context, bundle):
+                await bury_dead(context.shim_of(bundle), bundle, inbox, force=force)
                 return 0
             task = await context.connect(bundle)
         except DunnageError:
@@ -106,8 +108,17 @@ async def rm(context: Context, name: str, *, force: bool) -> int:
             except BaseException:
                 task.close()
                 raise
-        await bury(context.shim_of(bundle), bundle, task, force=force)
+        shim = context.shim_of(bundle)
+        await bury(shim, bundle, task, force=force, drop_unread=force)
     return 0
+
+
+async def _is_left(context: Context, bundle: Bundle) -> bool:
+    """Tell whether a task has a shim no more that could be called."""
+    if not was_started(bundle):
+        return False
+    found = await presence(bundle, context.places.namespace)
+    return found is not Presence.SERVING
 
 
 async def _expect_removable(task: Task) -> None:
@@ -134,7 +145,10 @@ async def _row(context: Context, bundle: Bundle) -> _Row:
         finally:
             task.close()
     except (ConnectionBroken, NotFound):
-        return _Row(bundle.id, "-", _DEAD, shim)
+        is_leaving = (
+            await presence(bundle, context.places.namespace) is Presence.LEAVING
+        )
+        return _Row(bundle.id, "-", _LEAVING if is_leaving else _DEAD, shim)
     except DunnageError as error:
         return _Row(bundle.id, "-", f"unknown ({error.message})", shim)
     return _Row(bundle.id, str(state.pid), _status(state), shim)

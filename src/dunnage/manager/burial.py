@@ -6,8 +6,10 @@ Must not know: why.
 It publishes nothing on a shim's behalf: the shim says its events itself, and for one
 that died `dead` does.
 
-Invariant (leaves-nothing): when `bury` returns, the task, its shim, its mounts and its
-    bundle are gone; when it raises, it can be called again.
+Invariant (leaves-nothing): when `bury` returns, the task, its mounts and its bundle are
+    gone, and its shim, but for one that holds unread output; when it raises, it can be
+    called again.
+Invariant (proven-shim): only the process at the other end of our connection is killed.
 """
 
 from __future__ import annotations
@@ -21,10 +23,12 @@ from typing import TYPE_CHECKING, Final
 
 from dunnage.bootstrap import endpoint
 from dunnage.errors import ConnectionBroken, DunnageError, NotFound
+from dunnage.host.procs.peer import maybe_peer
 
 from . import bundles
 from .client import Exit
 from .lock import locked
+from .presence import Presence, presence
 from .tidy import tidy
 
 if TYPE_CHECKING:
@@ -44,7 +48,12 @@ _UNKNOWN_STATUS: Final = 255
 
 
 async def bury(
-    shim: Shim, bundle: Bundle, task: Task | None, *, force: bool = False
+    shim: Shim,
+    bundle: Bundle,
+    task: Task | None,
+    *,
+    force: bool = False,
+    drop_unread: bool = False,
 ) -> Exit:
     """Remove a task; return what became of its init.
 
@@ -52,7 +61,8 @@ async def bury(
         shim: The binary that cleans up.
         bundle: The task's.
         task: A connection to its shim, which this ends; None if there is none to have.
-        force: Kill what runs, and a shim that will not go.
+        force: Kill what runs, and a shim that does not answer.
+        drop_unread: Kill also a shim that stays for output that nobody has read.
 
     Raises:
         DunnageError: the shim refuses (the task runs), or the bundle stays mounted.
@@ -60,27 +70,38 @@ async def bury(
     async with locked(bundle) as is_there:
         if not is_there and task is None:
             raise NotFound(f"task {bundle.id}")
-        return await bury_locked(shim, bundle, task, force=force)
+        return await bury_locked(
+            shim, bundle, task, force=force, drop_unread=drop_unread
+        )
 
 
 async def bury_locked(
-    shim: Shim, bundle: Bundle, task: Task | None, *, force: bool = False
+    shim: Shim,
+    bundle: Bundle,
+    task: Task | None,
+    *,
+    force: bool = False,
+    drop_unread: bool = False,
 ) -> Exit:
     """Do as `bury`; the task's lock is held."""
-    exit_ = await _part(task, shim, force=force) if task is not None else None
+    exit_ = None
+    if task is not None:
+        exit_ = await _part(task, shim, force=force, drop_unread=drop_unread)
     deleted = await _clean_up(shim, bundle)
     bundles.delete(bundle)
     tidy(shim.places)
     return exit_ or deleted
 
 
-async def _part(task: Task, shim: Shim, *, force: bool) -> Exit | None:
+async def _part(
+    task: Task, shim: Shim, *, force: bool, drop_unread: bool
+) -> Exit | None:
     """Have the shim delete the task and leave."""
     try:
         if force:
             await _kill(task)
         exit_ = await _delete(task, force=force)
-        await _shut_down(task, shim, force=force)
+        await _shut_down(task, shim, force=force, drop_unread=drop_unread)
     finally:
         task.close()
     return exit_
@@ -107,10 +128,14 @@ async def _delete(task: Task, *, force: bool) -> Exit | None:
         return None
 
 
-async def _shut_down(task: Task, shim: Shim, *, force: bool) -> None:
+async def _shut_down(task: Task, shim: Shim, *, force: bool, drop_unread: bool) -> None:
     try:
-        shim_fd = os.pidfd_open(await task.shim_pid())
-    except (DunnageError, OSError) as error:
+        pid = await task.shim_pid()
+        # Before it leaves: afterwards nothing would prove who it was.
+        proven_fd = maybe_peer(task.fileno(), pid)
+        # Anybody may be waited for.
+        shim_fd = os.pidfd_open(pid) if proven_fd is None else proven_fd
+    except (DunnageError, OSError, OverflowError) as error:
         _log.debug("%s: the shim is gone: %s", task.bundle.id, error)
         return
     try:
@@ -119,7 +144,16 @@ async def _shut_down(task: Task, shim: Shim, *, force: bool) -> None:
         except DunnageError as error:
             # A shim may be gone before its answer is out.
             _log.debug("%s: shutdown: %s", task.bundle.id, error)
-        await _see_off(shim_fd, task.bundle, shim, force=force)
+        if await _is_seen_off(shim_fd, task.bundle, shim):
+            return
+        if drop_unread or (force and await _is_serving(task.bundle, shim)):
+            if proven_fd is not None:
+                signal.pidfd_send_signal(proven_fd, signal.SIGKILL)
+                if await _is_gone(proven_fd, _LEAVE_LIMIT_S):
+                    return
+            else:
+                _log.warning("%s: nothing proves which process it is", task.bundle.id)
+        _log.warning("%s: its shim is still there", task.bundle.id)
     finally:
         os.close(shim_fd)
 
@@ -134,7 +168,7 @@ def _is_shared(bundle: Bundle, shim: Shim) -> bool:
     return False
 
 
-async def _see_off(shim_fd: int, bundle: Bundle, shim: Shim, *, force: bool) -> None:
+async def _is_seen_off(shim_fd: int, bundle: Bundle, shim: Shim) -> bool:
     """Wait until the shim's process is gone, if it is not to stay for another.
 
     Not to be tidy: a shim that still leaves would meet, and unlink the socket of, a
@@ -144,12 +178,15 @@ async def _see_off(shim_fd: int, bundle: Bundle, shim: Shim, *, force: bool) -> 
     while asyncio.get_running_loop().time() < limit:
         # Each time: one that joins has no address in its bundle until it has joined.
         if _is_shared(bundle, shim) or await _is_gone(shim_fd, _LOOK_S):
-            return
-    if force:
-        signal.pidfd_send_signal(shim_fd, signal.SIGKILL)
-        if await _is_gone(shim_fd, _LEAVE_LIMIT_S):
-            return
-    _log.warning("%s: its shim is still there", bundle.id)
+            return True
+    return False
+
+
+async def _is_serving(bundle: Bundle, shim: Shim) -> bool:
+    """Tell whether a shim that was asked to leave does not even begin to."""
+    with suppress(DunnageError):
+        return await presence(bundle, shim.places.namespace) is Presence.SERVING
+    return True
 
 
 async def _is_gone(process_fd: int, limit_s: float) -> bool:

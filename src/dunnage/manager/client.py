@@ -216,6 +216,10 @@ class Task:
         request = ShutdownRequest(id=self.bundle.id)
         await self._call(self._methods.shutdown, request, _SHUTDOWN_LIMIT_S)
 
+    def fileno(self) -> int:
+        """Return the descriptor of the connection; -1 once it has ended."""
+        return self._client.fileno()
+
     def close(self) -> None:
         """End the connection; the shim stays."""
         self._client.close()

@@ -1,8 +1,12 @@
 """A task whose shim is gone without a Delete: buried, and spoken for, once.
 
-Owns: when a shim counts as dead, and what is said in its place: as containerd does for
-the tasks that it knows (its ``cleanupAfterDeadShim``).
+Owns: what is said in a dead shim's place: as containerd does for the tasks that it
+knows (its ``cleanupAfterDeadShim``).
 Must not know: why the shim died.
+
+Invariant (dead-is-gone): nobody speaks for a shim whose process lives, also if it
+    listens no more: it is waited for, its events are received, or it is left to whoever
+    comes next.
 
 Invariant (delete-then-speak): the shim's `delete` has ended well before anything is
     said; a `delete` that fails says nothing, and is tried again by whoever comes next.
@@ -12,7 +16,7 @@ Invariant (buried-once): the burial is done under the task's lock, and what the 
 
 from __future__ import annotations
 
-import errno
+import asyncio
 import logging
 from typing import TYPE_CHECKING, Final
 
@@ -20,10 +24,11 @@ from dunnage.bootstrap import bundle as files
 from dunnage.errors import ConnectionBroken, DunnageError, FailedPrecondition
 
 from . import bundles, life
-from .client import Exit, Task
+from .client import Exit
 from .inbox import Inbox
 from .launch import Shim
 from .lock import locked, maybe_locked
+from .presence import Presence, gone, kill_noted, presence, was_started
 from .tidy import tidy
 
 if TYPE_CHECKING:
@@ -32,54 +37,57 @@ if TYPE_CHECKING:
 
 _log: Final = logging.getLogger("dunnage.manager")
 
-_NOBODY_LISTENS: Final = (errno.ENOENT, errno.ECONNREFUSED)
+# How long whoever attends waits for a shim that leaves: it says its events to us, who
+# receive them; what is unread may hold it for longer.
+_LEAVING_LIMIT_S: Final = 30.0
+# How long one who gives up what is unread waits, and then for the kernel.
+_FORCED_LIMIT_S: Final = 5.0
+# How long those who only come by wait, for all shims together.
+_PASSING_LIMIT_S: Final = 2.0
 
 
-async def is_dead(bundle: Bundle, namespace: str) -> bool:
-    """Tell whether a task's shim was started, and is not there any more.
-
-    Raises:
-        DunnageError: the bundle's words make no sense, or the shim is too busy to say.
-    """
-    if not (bundle.path / files.SHIM_BINARY_PATH).exists():
-        return False
-    try:
-        task = await Task.connect(bundle, namespace)
-    except ConnectionBroken as error:
-        cause = error.__cause__
-        return cause is None or (
-            isinstance(cause, OSError) and cause.errno in _NOBODY_LISTENS
-        )
-    task.close()
-    return False
-
-
-async def bury_dead(shim: Shim, bundle: Bundle, inbox: Inbox) -> Exit:
+async def bury_dead(
+    shim: Shim, bundle: Bundle, inbox: Inbox, *, force: bool = False
+) -> Exit:
     """Clean up after a dead shim, say what it did not, and return init's exit.
 
+    One that leaves is waited for, and with ``force`` killed.
     If another manager does it, that is waited for.
     Cancelling it, or its failure, leaves the rest to whoever comes next.
 
     Raises:
-        FailedPrecondition: the shim is not dead.
+        FailedPrecondition: the shim serves, or does not go.
         DunnageError: its binary's `delete` failed, or the bundle stays mounted.
         ConnectionBroken: another manager has buried it, and nothing was said.
     """
     since_ns = life.born_ns(bundle)
     async with locked(bundle) as is_there:
         if is_there:
-            return await bury_locked(shim, bundle, inbox)
+            return await bury_locked(shim, bundle, inbox, force=force)
     said = life.read(shim.places, bundle.id, since_ns).exit
     if said is None:
         raise ConnectionBroken(f"the shim of {bundle.id} is gone, and so is its task")
     return said
 
 
-async def bury_locked(shim: Shim, bundle: Bundle, inbox: Inbox) -> Exit:
+async def bury_locked(
+    shim: Shim,
+    bundle: Bundle,
+    inbox: Inbox,
+    *,
+    force: bool = False,
+    limit_s: float = _LEAVING_LIMIT_S,
+) -> Exit:
     """Do as `bury_dead`; its lock is held."""
     places = shim.places
-    if not await is_dead(bundle, places.namespace):
-        raise FailedPrecondition(f"the shim of {bundle.id} is not gone")
+    if not was_started(bundle):
+        raise FailedPrecondition(f"task {bundle.id} has no shim yet")
+    await _expect_gone(
+        bundle,
+        places.namespace,
+        force=force,
+        limit_s=_FORCED_LIMIT_S if force else limit_s,
+    )
     # Only what a runtime finished can be known to anybody.
     was_created = (bundle.path / files.INIT_PID).exists()
     deleted = await shim.delete(bundle)
@@ -97,34 +105,67 @@ async def bury_locked(shim: Shim, bundle: Bundle, inbox: Inbox) -> Exit:
     return exit_
 
 
+async def _expect_gone(
+    bundle: Bundle, namespace: str, *, force: bool, limit_s: float
+) -> None:
+    if await gone(bundle, namespace, limit_s=limit_s):
+        return
+    is_leaving = await presence(bundle, namespace) is Presence.LEAVING
+    if is_leaving and force:
+        _log.warning("%s: its shim is killed; what it held is lost", bundle.id)
+        kill_noted(bundle)
+        if await gone(bundle, namespace, limit_s=_FORCED_LIMIT_S):
+            return
+    raise FailedPrecondition(
+        f"the shim of {bundle.id} has left its socket, and not gone yet: output is "
+        f"unread, perhaps; drop that with: dunnage rm -f {bundle.id}"
+        if is_leaving
+        else f"the shim of {bundle.id} is not gone"
+    )
+
+
 async def reload(
     places: Places, *, debug: bool = False, inbox: Inbox | None = None
 ) -> dict[str, Exit]:
     """Bury every task of the namespace whose shim is dead; return their exits.
 
     Those that another manager is at are left to it, as are failures to the next one.
+    For shims that leave it receives, and waits a moment.
     """
     exits = {}
+    loop = asyncio.get_running_loop()
+    end = loop.time() + _PASSING_LIMIT_S
     for bundle in bundles.list_all(places):
         try:
-            if await is_dead(bundle, places.namespace):
-                exit_ = await _maybe_bury(places, bundle, debug=debug, inbox=inbox)
-                if exit_ is not None:
-                    exits[bundle.id] = exit_
+            if await _is_there_to_stay(bundle, places.namespace):
+                continue
+            limit_s = max(0.0, end - loop.time())
+            shim = Shim.of(bundle, places, debug=debug)
+            exit_ = await _maybe_bury(shim, bundle, inbox, limit_s)
+            if exit_ is not None:
+                exits[bundle.id] = exit_
+        except FailedPrecondition as error:
+            _log.debug("%s: %s", bundle.id, error)
         except (DunnageError, OSError) as error:
             _log.warning("%s: %s", bundle.id, error)
     return exits
 
 
+async def _is_there_to_stay(bundle: Bundle, namespace: str) -> bool:
+    if not was_started(bundle):
+        return True
+    return await presence(bundle, namespace) is Presence.SERVING
+
+
 async def _maybe_bury(
-    places: Places, bundle: Bundle, *, debug: bool, inbox: Inbox | None
+    shim: Shim, bundle: Bundle, inbox: Inbox | None, limit_s: float
 ) -> Exit | None:
     with maybe_locked(bundle) as is_there:
         # Looked at again: it may have been started only now.
-        if not is_there or not await is_dead(bundle, places.namespace):
+        if not is_there or await _is_there_to_stay(bundle, shim.places.namespace):
             return None
-        shim = Shim.of(bundle, places, debug=debug)
         if inbox is not None:
-            return await bury_locked(shim, bundle, inbox)
-        async with Inbox(places) as own:
-            return await bury_locked(shim, bundle, own)
+            # Who stays, and receives, need not wait.
+            return await bury_locked(shim, bundle, inbox, limit_s=0.0)
+        async with Inbox(shim.places) as own:
+            return await bury_locked(shim, bundle, own, limit_s=limit_s)

@@ -192,6 +192,10 @@ class Client:
         finally:
             self.close()
 
+    def fileno(self) -> int:
+        """Return the socket's descriptor, to ask the kernel about; -1 once closed."""
+        return self._link.fileno()
+
     def close(self) -> None:
         """End the connection; calls in flight fail with `ConnectionClosed`."""
         self._link.close()

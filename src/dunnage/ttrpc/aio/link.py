@@ -100,6 +100,10 @@ class Link(Generic[E]):
         self.closed: asyncio.Future[None] = self._loop.create_future()
         self._watch_input()
 
+    def fileno(self) -> int:
+        """Return the socket's descriptor, -1 once it is closed."""
+        return self._sock.fileno()
+
     def flush(self) -> None:
         """Write what the connection has queued: now what the socket takes, then later.
 
