@@ -19,12 +19,12 @@ from dunnage.api.services import EVENTS
 from dunnage.api.typeurl import pack
 from dunnage.descriptors import Timestamp
 from dunnage.errors import ConnectionBroken, InvalidArgument, Unavailable
-from dunnage.manager.eventlog import Reader, Writer
+from dunnage.manager import inbox as inbox_module
+from dunnage.manager.eventlog import Reader, Record, Writer
 from dunnage.manager.inbox import Inbox
 from dunnage.ttrpc.aio.client import Client
 
 if TYPE_CHECKING:
-    from dunnage.manager.eventlog import Record
     from dunnage.manager.places import Places
 
 LIMIT_S = 10
@@ -228,5 +228,58 @@ def test_socket_cannot_be_made(places: Places) -> None:
         os.rmdir(places.events_socket)
         async with Inbox(places) as inbox:
             assert inbox.is_receiving
+
+    asyncio.run(scenario())
+
+
+def record(pid: int) -> Record:
+    """Return an event to say."""
+    it = envelope(pid)
+    return Record(5, it.namespace, it.topic, it.event.type_url, bytes(it.event.value))
+
+
+def test_say(places: Places) -> None:
+    """What we say is in the log, in our turn and in another's; once."""
+
+    async def scenario() -> None:
+        async with Inbox(places) as first, Inbox(places) as second:
+            reader = second.reader()
+            await first.say(record(1))
+            await second.say(record(2))
+            assert pids(reader.read()) == [1, 2]
+            # Between two turns it waits for its own.
+            await first.__aexit__(None, None, None)
+            await second.say(record(3))
+            assert second.is_receiving
+            assert pids(reader.read()) == [3]
+
+    asyncio.run(scenario())
+
+
+def test_say_to_one_that_takes_nothing(
+    places: Places, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A receiver that refuses, or is silent, is tried for a limited time."""
+    monkeypatch.setattr(inbox_module, "_SAY_LIMIT_S", 0.2)
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    async def scenario() -> None:
+        async with Inbox(places) as first, Inbox(places) as second:
+            monkeypatch.setattr(Writer, "append", full)
+            with pytest.raises(Unavailable, match="does not answer"):
+                await second.say(record(1))
+            with pytest.raises(OSError, match="No space left"):
+                await first.say(record(1))
+        monkeypatch.undo()
+        monkeypatch.setattr(inbox_module, "_SAY_LIMIT_S", 0.2)
+        writer = Writer.maybe_open(places.event_log)
+        assert writer is not None  # somebody's turn, who does not even listen
+        async with Inbox(places) as second:
+            with pytest.raises(Unavailable, match="does not answer"):
+                await second.say(record(1))
+        writer.close()
+        assert Reader(places.event_log).read() == []
 
     asyncio.run(scenario())

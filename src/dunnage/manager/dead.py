@@ -76,7 +76,7 @@ async def bury_locked(
     inbox: Inbox,
     *,
     force: bool = False,
-    limit_s: float = _LEAVING_LIMIT_S,
+    limit_s: float | None = None,
 ) -> Exit:
     """Do as `bury_dead`; its lock is held."""
     places = shim.places
@@ -86,7 +86,7 @@ async def bury_locked(
         bundle,
         places.namespace,
         force=force,
-        limit_s=_FORCED_LIMIT_S if force else limit_s,
+        limit_s=_LEAVING_LIMIT_S if limit_s is None else limit_s,
     )
     # Only what a runtime finished can be known to anybody.
     was_created = (bundle.path / files.INIT_PID).exists()
@@ -108,6 +108,8 @@ async def bury_locked(
 async def _expect_gone(
     bundle: Bundle, namespace: str, *, force: bool, limit_s: float
 ) -> None:
+    if force:
+        limit_s = _FORCED_LIMIT_S
     if await gone(bundle, namespace, limit_s=limit_s):
         return
     is_leaving = await presence(bundle, namespace) is Presence.LEAVING
