@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from tests.cli.driver import LIMIT_S, assert_one_line, started, wait_until
 from tests.machine import cgroups_named, pids_with
+from tests.shim.harness import spec
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,9 +35,9 @@ def kill_shims(cli: Cli, starts: int = 1) -> None:
     wait_until(lambda: not cli.shims(), "the shims are gone")
 
 
-def detached(cli: Cli) -> int:
+def detached(cli: Cli, *words: object) -> int:
     """Run a container ``c`` that nobody attends; return its init's pid."""
-    assert cli.run("-d", "c", "--", "sleep", "1000").returncode == 0
+    assert cli.run("-d", *words, "c", "--", "sleep", "1000").returncode == 0
     return int((cli.places.bundles / "c/init.pid").read_text())
 
 
@@ -168,19 +169,23 @@ def test_a_delete_that_fails_says_nothing(cli: Cli) -> None:
     assert left(cli) == []
 
 
-@contextmanager
-def stopping(cli: Cli, directory: Path, when: str) -> Iterator[Any]:
-    """Run a container whose runtime stops before or after ``create``."""
+def wrapped(directory: Path, command: str, when: str) -> Path:
+    """Return a runtime that stops before or after a command."""
     wrapper = directory / "wrapped"
     do = {"before": "", "after": 'runc "$@" || exit'}[when]
     wrapper.write_text(
-        '#!/bin/sh\ncase "$*" in *" create "*)\n'
+        f'#!/bin/sh\ncase "$*" in *" {command} "*)\n'
         f"{do}\ntouch {directory}/stopped; {directory}/parked 1000;; esac\n"
         'exec runc "$@"\n'
     )
     wrapper.chmod(0o755)
     (directory / "parked").symlink_to("/bin/sleep")
-    argv = cli.run_argv("--rm", "--oci-runtime", wrapper, "c", "--", "sleep", "1000")
+    return wrapper
+
+
+@contextmanager
+def stopping(directory: Path, argv: list[str]) -> Iterator[Any]:
+    """Run a command up to where its runtime stops."""
     with subprocess.Popen(argv, stderr=subprocess.PIPE) as process:
         wait_until((directory / "stopped").exists, "the runtime stops")
         try:
@@ -195,7 +200,9 @@ def stopping(cli: Cli, directory: Path, when: str) -> Iterator[Any]:
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_killed_during_create(cli: Cli, tmp_path: Path, when: str) -> None:
     """`run` ends with an error, and a container that never was has no events."""
-    with stopping(cli, tmp_path, when) as process:
+    runtime = wrapped(tmp_path, "create", when)
+    run = ("--rm", "--oci-runtime", runtime, "c", "--", "sleep", "1000")
+    with stopping(tmp_path, cli.run_argv(*run)) as process:
         assert "c" in cli.ps()  # which leaves alone what is half made
         kill_shims(cli, starts=0)
         assert process.wait(LIMIT_S) == 125
@@ -204,3 +211,84 @@ def test_killed_during_create(cli: Cli, tmp_path: Path, when: str) -> None:
             assert pids_with(str(tmp_path)) == []
             assert left(cli) == []
     assert cli.topics() == []
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_killed_during_the_start_of_an_exec(
+    cli: Cli, tmp_path: Path, when: str
+) -> None:
+    """Its client learns of the shim's death at once, and buries the container."""
+    runtime = wrapped(tmp_path, "exec", when)
+    detached(cli, "--oci-runtime", runtime)
+    with stopping(tmp_path, cli.argv("exec", "c", "--", "sleep", "1000")) as process:
+        kill_shims(cli)
+        assert process.wait(LIMIT_S) == 125
+        assert process.stderr.read().count(b"\n") == 1
+        # Nobody else came by.
+        assert not (cli.places.bundles / "c").exists()
+        assert [topic for topic in cli.topics() if "exec" not in topic] == LIFE
+        if cli.runtime.startswith("io."):
+            assert pids_with(str(tmp_path)) == []
+            assert left(cli) == []
+
+
+def test_a_paused_one(cli: Cli) -> None:
+    """Frozen processes end, too, and nothing of the freezer stays."""
+    pid = detached(cli)
+    assert cli("pause", "c").returncode == 0
+    kill_shims(cli)
+    cli.ps()
+    wait_until(lambda: not Path(f"/proc/{pid}").exists(), "init is reaped")
+    # The pause dies with the shim, if nobody received it.
+    assert [topic for topic in cli.topics() if topic != "paused"] == LIFE
+    assert statuses(cli) == [137, 137]
+    assert left(cli) == []
+
+
+def test_a_pod(cli: Cli, tmp_path: Path) -> None:
+    """All members are told and buried, also when a new shim listens in its place."""
+    config = spec(
+        ["sleep", "1000"],
+        annotations={"io.containerd.runc.v2.group": "pod"},
+        root={"path": str(cli.rootfs)},
+    )
+    del config["linux"]["cgroupsPath"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    run = ("run", "-d", "--runtime", cli.runtime, "--bundle", tmp_path)
+    for name in ("c", "d"):
+        assert cli(*run, name).returncode == 0
+    assert len(cli.shims()) == 1
+    kill_shims(cli, starts=2)
+    assert cli(*run, "e").returncode == 0
+    assert cli.ps() == {"e": "running"}
+    said = map(json.loads, cli("events", "--json").stdout.splitlines())
+    ends = [it for it in said if it["topic"] in ("/tasks/exit", "/tasks/delete")]
+    told = [(it["event"]["container_id"], it["event"]["exit_status"]) for it in ends]
+    assert told == [("c", 137)] * 2 + [("d", 137)] * 2
+    assert cli("rm", "-f", "e").returncode == 0
+    assert left(cli) == []
+
+
+@pytest.mark.parametrize("cli", ["ours"], indirect=True)  # the stock shim just ends
+@pytest.mark.parametrize("words", [("ps",), ("rm", "c"), ("rm", "-f", "c")])
+def test_one_that_leaves_speaks_for_itself(cli: Cli, words: tuple[str, ...]) -> None:
+    """dead-is-gone: what it has not said yet is received from it, and said once."""
+    pid = detached(cli)
+    wait_until(lambda: cli.topics() == LIFE[:2], "the start is said")
+    os.kill(pid, signal.SIGKILL)
+    record = cli.places.bundles / "c/dunnage-exit.json"
+    wait_until(record.exists, "its exit, which nobody receives")
+    (shim,) = cli.shims()
+    os.kill(shim, signal.SIGTERM)
+    wait_until(lambda: not is_listening(cli), "the socket is withdrawn")
+    assert cli.shims() == [shim]
+    assert cli(*words).returncode == 0
+    assert cli.shims() == []
+    assert cli.topics() == LIFE
+    assert statuses(cli) == [137, 137]
+    assert left(cli) == []
+
+
+def is_listening(cli: Cli) -> bool:
+    """Tell whether the socket of ``c`` is there."""
+    return any("containerd/s" in item for item in cli.leftovers("c"))
