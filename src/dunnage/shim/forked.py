@@ -149,16 +149,17 @@ def _act(connection: socket.socket, request: warm.Request, daemon_pid: int) -> i
         _leave_with(connection)
         _send(connection, _captured(request.stdin))
         return 0
+    set_oom_score("self", daemon_pid)
     begun: list[Begun] = []
     _send(connection, _captured(request.stdin, begun))
+    is_known = _was_passed_on(connection)
     listener = begun[0].listener if begun else None
     if listener is None:
         return 0
-    if not _was_passed_on(connection):
+    if not is_known:
         abandon(listener)
         return 0
     connection.close()
-    set_oom_score("self", daemon_pid)
     return daemon.serve(given, begun[0].told, listener)
 
 

@@ -31,6 +31,8 @@ _SILENCE_LIMIT_S: Final = 3.0
 _BIRTH_LIMIT_S: Final = 1.5
 """How long a new server may take until it listens."""
 _BIRTH_POLL_S: Final = 0.005
+_END_LIMIT_S: Final = 1.0
+"""How long the server's fork may take to end when all is said."""
 
 
 def main() -> int:
@@ -87,10 +89,13 @@ def _ask(stdin: bytes, *, may_start: bool) -> int | None:
         return None
     _write_all(2, answer.stderr)
     _write_all(1, answer.stdout)
+    # Its end: whoever looks when we are gone finds nothing of it, but the shim.
+    server.settimeout(_END_LIMIT_S)
     try:  # noqa: SIM105  # contextlib costs its import
         server.send(warm.KNOWN)
+        server.recv(1)
     except OSError:
-        pass  # a delete's fork is gone by now
+        pass  # the answer is what counts
     status: int = answer.status
     return status
 
