@@ -202,7 +202,8 @@ class Containerd:
                 self.ctr("task", "rm", "-f", task.decode(), check=False)
             self.kill(signal.SIGTERM)
         for pid in pids_with(self.namespace):
-            os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         mounts = [
             line.split()[4]
             for line in Path("/proc/self/mountinfo").read_text().splitlines()
