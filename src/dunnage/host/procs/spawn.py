@@ -196,17 +196,14 @@ class _Order:
             os.chdir(self._cwd)
         resource.setrlimit(resource.RLIMIT_NOFILE, _nofile_of_a_child())
         env = dict(variable.split(b"=", 1) for variable in self._env)
-        failure: OSError | None = None
+        failures: list[OSError] = []
         for program in self._programs:
             try:
                 os.execve(program, self._argv, env)
-            except (FileNotFoundError, NotADirectoryError) as error:
-                failure = failure or error
             except OSError as error:
-                if failure is None or failure.errno in _ABSENT:
-                    failure = error
-        assert failure, "there is at least one place to look"
-        raise failure
+                failures.append(error)
+        found = [error for error in failures if error.errno not in _ABSENT]
+        raise found[0] if found else failures[-1]
 
 
 def _programs(name: str, env: Mapping[str, str]) -> list[str]:
