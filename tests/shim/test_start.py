@@ -304,7 +304,7 @@ async def test_the_server_holds_no_stranger_s_fd(tmp_path: Path, log: bool) -> N
         assert (expected if log else ["/dev/null"] * 3) == [held[n] for n in range(3)]
         assert not stolen & set(held.values())
         kinds = {re.sub(r"\d+", "N", held[n]) for n in held if n > 2}
-        assert kinds <= {"socket:[N]", "anon_inode:[eventpoll]"}
+        assert kinds <= {"socket:[N]", "anon_inode:[eventpoll]", "pipe:[N]"}
 
 
 @pytest.mark.parametrize(("daemon", "expected"), [(3, 4), (999, 1000), (1000, 1000)])
