@@ -91,7 +91,7 @@ def _ask(stdin: bytes, *, may_start: bool) -> int | None:
     _write_all(1, answer.stdout)
     # Its end: whoever looks when we are gone finds nothing of it, but the shim.
     server.settimeout(_END_LIMIT_S)
-    try:  # noqa: SIM105  # contextlib costs its import
+    try:  # contextlib costs its import
         server.send(warm.KNOWN)
         server.recv(1)
     except OSError:
