@@ -55,9 +55,11 @@ async def shim_pid(shim: Shim, id_: str) -> int:
 async def test_a_shim_is_a_child_of_the_server(tmp_path: Path, directory: Path) -> None:
     """The second start meets the server that the first has made."""
     async with Shim(tmp_path, environment=environment(directory)) as shim:
+        await shim.up("a")
+        (server,) = servers(directory)
+        await shim.up("b")
+        assert [server] == servers(directory)
         for name in ("a", "b"):
-            await shim.up(name)
-            (server,) = servers(directory)
             assert server == parent(await shim_pid(shim, name))
         assert b"/\0" not in Path(f"/proc/{server}/environ").read_bytes()
         assert "/" == os.readlink(f"/proc/{server}/cwd")
