@@ -56,7 +56,7 @@ class Hook(BuildHookInterface):  # type: ignore[type-arg]
     PLUGIN_NAME = "custom"
 
     def dependencies(self) -> list[str]:
-        """Return what the build has to bring: a compiler, where it must and has none."""
+        """Return what the build has to bring: a compiler, where there must be one."""
         wants_zig = bool(_target()) or (_forced() == "c" and not _compilers())
         return [ZIGLANG] if wants_zig and not _zig() else []
 
