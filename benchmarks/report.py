@@ -10,7 +10,7 @@ from .subjects import REFERENCE
 
 _LEGEND = (
     "median (p10–p90) of the counted rounds; "
-    f"× is the median ratio to {REFERENCE} of the same round"
+    f"× is the median ratio to {REFERENCE} (under containerd 1.6: go-1.6) in each round"
 )
 
 

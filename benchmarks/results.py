@@ -65,6 +65,9 @@ def rows() -> list[Row]:
 COUNTS: Final = (5, 10, 25, 30, 100, 300)
 """How many containers a population may have."""
 
+_REFERENCES: Final = {"ctr-1.6": "go-1.6"}
+"""Where the reference does not run: under a daemon that is older than its dialect."""
+
 GROUPS: Final = ("life", "delete", "exec", "execs", "ctr", "memory", "pods", "ksm")
 
 
@@ -105,9 +108,10 @@ class Results:
 
     def ratio(self, shim: str, row: str) -> Spread | None:
         """Return how it compares with the reference, round by round."""
-        if shim == REFERENCE:
+        reference = _REFERENCES.get(row, REFERENCE)
+        if shim == reference:
             return None
-        return ratios(self.of(shim, row), self.of(REFERENCE, row))
+        return ratios(self.of(shim, row), self.of(reference, row))
 
     def shims(self) -> list[str]:
         """Return who was measured, in order."""
