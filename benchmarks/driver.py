@@ -120,7 +120,7 @@ class Driver:
             **more,  # type: ignore[arg-type]
         )
         argv = [str(self.subject.binary), *flags.argv()]
-        with self._errors.open("ab") as errors, _alarm():
+        with self._errors.open("ab") as errors, alarm():
             running = subprocess.Popen(
                 argv,
                 stdin=subprocess.PIPE,
@@ -300,7 +300,7 @@ def probe(driver: Driver) -> None:
 
 
 @contextlib.contextmanager
-def _alarm() -> Iterator[None]:
+def alarm() -> Iterator[None]:
     """Raise TimeoutError in what takes too long."""
 
     def raise_it(_signal: int, _frame: FrameType | None) -> None:

@@ -13,6 +13,7 @@ from .rounds import Figures
 
 POD_SIZE: Final = 5
 _SETTLE_S: Final = 10.0
+_TOLD_S: Final = 10.0
 _KIB: Final = 1024
 
 
@@ -52,7 +53,9 @@ class Population:
         }
 
     def idleness(self, period_s: float) -> Figures:
-        """Return the threads per shim, and what all of them do in ``period_s``."""
+        """Return the threads per shim, and what all of them do: watched for
+        ``period_s``, told for ten seconds.
+        """
         family = self.family()
         shims = len(self.containers) / self.pod_size
         before = procs.work(family)
@@ -60,8 +63,8 @@ class Population:
         after = procs.work(family)
         return {
             "threads": after.threads / shims,
-            "idle-cpu": (after.cpu_ns - before.cpu_ns) / 1e6,
-            "idle-wakeups": float(after.wakeups - before.wakeups),
+            "idle-cpu": (after.cpu_ns - before.cpu_ns) / 1e6 * _TOLD_S / period_s,
+            "idle-wakeups": (after.wakeups - before.wakeups) * _TOLD_S / period_s,
         }
 
     def end(self) -> None:

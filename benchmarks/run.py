@@ -21,6 +21,8 @@ from .subjects import Subject
 from .verdict import verdict
 
 _TROUBLE = (Failed, DunnageError, OSError, AssertionError)
+_LAST_WORDS_S = 0.5
+"""How long an event may come after everything else."""
 _HEAVY_EVERY = 3
 """Execs side by side take long: they are measured in each third round."""
 
@@ -60,6 +62,7 @@ class Run:
             self._populations(driver)
         if self._options.ksm:
             self._ksm()
+        self._site.hub.wait(lambda: False, _LAST_WORDS_S)
         for driver in self._drivers:
             self.results.verdicts[driver.subject.name] = verdict(driver)
         self.results.derive()
@@ -128,12 +131,13 @@ class Run:
                 self._progress(f"{row}: round {number + 1} of {self._plan.rounds}")
 
     def _unable(self, subject: Subject, row: str, error: BaseException) -> None:
-        text = f"{subject.name} {row}: {str(error)[-300:]}"
+        why = " ".join(str(error).split())[-240:]
+        text = f"{subject.name} {row}: {why}"
         self._progress(text)
         if subject.is_ours:
             self.results.failures.append(text)
         else:
-            self.results.absent[f"{subject.name} {row}"] = str(error)[-300:]
+            self.results.absent[f"{subject.name} {row}"] = why
 
     # -- populations
 

@@ -134,7 +134,10 @@ class Containerd:
         self.bundles = (
             directory / "state/io.containerd.runtime.v2.task" / self.namespace
         )
-        self._environment = {"PATH": path, **(environment or {})}
+        # Without an environment of its caller's: the fork servers of the tests.
+        if environment is None:
+            environment = {FORKSERVER: os.environ[FORKSERVER]}
+        self._environment = {"PATH": path, **environment}
         self._process: subprocess.Popen[bytes] | None = None
         config = directory / "config.toml"
         config.write_text(
@@ -158,11 +161,7 @@ class Containerd:
                 stdout=log,
                 stderr=log,
                 stdin=subprocess.DEVNULL,
-<<<<<<< HEAD
-                env={"PATH": self._path, FORKSERVER: os.environ[FORKSERVER]},
-=======
                 env=self._environment,
->>>>>>> f4ec72d (bench: measure shims side by side, from outside)
             )
         wait_for("containerd", lambda: self.ctr("version", check=False).returncode == 0)
 
