@@ -99,7 +99,7 @@ class Driver:
         except DunnageError as error:
             raise Failed(f"start answered {stdout[:80]!r}: {error}") from error
         self.site.note_socket(endpoint.address)
-        container.methods = TASK_V3 if endpoint.version > 2 else TASK_V2  # noqa: PLR2004
+        container.methods = TASK_V3 if endpoint.version > 2 else TASK_V2
         if leader:
             container.link, container.is_leader = leader.link, False
         else:
@@ -260,9 +260,7 @@ class Driver:
         """Note what the Delete of an exec was answered."""
         self._note(container, exec_id, pid, deleted)
 
-    def _note(
-        self, container: Container, exec_id: str, pid: int, deleted: Any
-    ) -> None:
+    def _note(self, container: Container, exec_id: str, pid: int, deleted: Any) -> None:
         self.answers.append(
             Answered(
                 container.id,

@@ -100,9 +100,7 @@ def parse(argv: Sequence[str]) -> Options:
     if given.rounds is not None:
         if given.rounds < 1:
             parser.error("--rounds needs a number from 1 on")
-        plan = Plan(
-            given.rounds, plan.warm_up, plan.counts, plan.pods, plan.idle
-        )
+        plan = Plan(given.rounds, plan.warm_up, plan.counts, plan.pods, plan.idle)
     return Options(
         plan,
         given.runtime,

@@ -18,7 +18,7 @@ _COLOURS: Final = ("#4c72b0", "#8fb0d9", "#c44e52", "#55a868", "#a9d3b5", "#9378
 def pyplot() -> Any:
     """Return matplotlib's pyplot, for files only, with the same bytes each time."""
     matplotlib: Any = importlib.import_module("matplotlib")
-    matplotlib.use("svg")
+    matplotlib.use("agg")
     matplotlib.rcParams["svg.hashsalt"] = "dunnage"
     return importlib.import_module("matplotlib.pyplot")
 
@@ -35,7 +35,7 @@ def plots(results: Results, folder: Path) -> list[str]:
 
 def _draw(results: Results, rows: list[Row], title: str, path: Path) -> None:
     plt = pyplot()
-    columns = 3 if len(rows) > 4 else 2  # noqa: PLR2004 - what fits on a page
+    columns = 3 if len(rows) > 4 else 2
     lines = -(-len(rows) // columns)
     figure, axes = plt.subplots(
         lines, columns, figsize=(4.4 * columns, 2.1 * lines), squeeze=False

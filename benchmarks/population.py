@@ -53,8 +53,9 @@ class Population:
         }
 
     def idleness(self, period_s: float) -> Figures:
-        """Return the threads per shim, and what all of them do: watched for
-        ``period_s``, told for ten seconds.
+        """Return the threads per shim, and what all of them do in ten seconds.
+
+        They are watched for ``period_s``.
         """
         family = self.family()
         shims = len(self.containers) / self.pod_size

@@ -1,4 +1,4 @@
-"""What /proc says of the processes of one shim binary: which they are, what they take."""
+"""What /proc says of one shim binary: which processes are its, what they take."""
 
 from __future__ import annotations
 

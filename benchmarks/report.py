@@ -32,7 +32,9 @@ def page(results: Results, plots: Sequence[str]) -> str:
     """Return the table as a page of Markdown, with pictures by their file names."""
     head, body = _head(results), list(_body(results))
     rule = ["---", *["--:" for _ in head[1:]]]
-    where = ", ".join(f"{key} {value}" for key, value in machine(results.runtime).items())
+    where = ", ".join(
+        f"{key} {value}" for key, value in machine(results.runtime).items()
+    )
     return "\n".join(
         [
             "# Benchmarks",

@@ -141,7 +141,9 @@ class Results:
         """Return everything, with the spreads worked out."""
         summary = {
             shim: {
-                row.name: _summary(self.spread(shim, row.name), self.ratio(shim, row.name))
+                row.name: _summary(
+                    self.spread(shim, row.name), self.ratio(shim, row.name)
+                )
                 for row in self.rows()
                 if self.of(shim, row.name)
             }

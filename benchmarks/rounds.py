@@ -59,7 +59,9 @@ def floor(site: Site) -> Figures:
     with _subreaper():
         began = time.perf_counter()
         site.bind_root(bundle)
-        _runtime(site, "create", "--bundle", bundle, "--pid-file", pid_file, bundle.name)
+        _runtime(
+            site, "create", "--bundle", bundle, "--pid-file", pid_file, bundle.name
+        )
         _runtime(site, "start", bundle.name)
         os.waitpid(int(pid_file.read_text()), 0)
         _runtime(site, "delete", bundle.name)

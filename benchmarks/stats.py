@@ -26,7 +26,7 @@ class Spread:
 
 
 def quantile(ordered: Sequence[float], part: float) -> float:
-    """Return the value below which ``part`` of the ordered samples lie, interpolated."""
+    """Return the value below which ``part`` of the samples lie, interpolated."""
     at = part * (len(ordered) - 1)
     below = int(at)
     if below + 1 >= len(ordered):
@@ -55,4 +55,6 @@ def ratios(samples: Samples, reference: Samples) -> Spread | None:
     The machine's own ups and downs are common to both, and fall out.
     """
     pairs = zip(samples, reference, strict=False)
-    return spread([a / b for a, b in pairs if a is not None and b is not None and b > 0])
+    return spread(
+        [a / b for a, b in pairs if a is not None and b is not None and b > 0]
+    )

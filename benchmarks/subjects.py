@@ -10,7 +10,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
-PEERS: Final = Path(os.environ.get("DUNNAGE_PEERS", Path(__file__).parents[1] / ".peers"))
+PEERS: Final = Path(
+    os.environ.get("DUNNAGE_PEERS", Path(__file__).parents[1] / ".peers")
+)
 OURS: Final = Path(sys.executable).parent / "containerd-shim-dunnage-v2"
 REFERENCE: Final = "go-2.3"
 """The shim that the others are compared with."""

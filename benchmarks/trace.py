@@ -88,7 +88,8 @@ def _by_process(shown: list[Lane]) -> list[Lane]:
     by_pid: dict[int, Lane] = {}
     for lane in shown:
         parent = by_pid.get(lane.parent)
-        if parent and not lane.execs and lane.name == parent.name.partition(":")[0]:
+        is_alike = parent and (lane.name == parent.name or _kind(parent) == "true")
+        if parent and is_alike and not lane.execs:
             parent.ran += lane.ran
             by_pid[lane.pid] = parent
         else:
@@ -121,23 +122,24 @@ def _picture(subject: Subject, shown: list[Lane], marks: _Marks, path: Path) -> 
         colour = _COLOURS[_kind(lane)]
         born = max(0.0, ms(lane.born)) if lane.born else 0.0
         died = min(end, ms(lane.died)) if lane.died else end
-        axis.broken_barh([(born, died - born)], (row - 0.3, 0.6), color=colour, alpha=0.2)
+        axis.broken_barh(
+            [(born, died - born)], (row - 0.3, 0.6), color=colour, alpha=0.2
+        )
         bars = [
             (max(0.0, ms(a)), ms(b) - max(0.0, ms(a)))
             for a, b in lane.ran
             if ms(b) > 0 and ms(a) < end
         ]
         axis.broken_barh(bars, (row - 0.3, 0.6), color=colour)
-    for at, text in marks:
+    for number, (at, text) in enumerate(marks[:-1]):
         axis.axvline(ms(at), color="#333333", linewidth=0.6, linestyle=":")
-        axis.annotate(
-            text,
-            (ms(at), -0.8),
-            rotation=40,
-            fontsize=8,
-            annotation_clip=False,
-        )
-    names = [" → ".join([p for _, p in lane.execs]) or lane.name for lane in shown]
+        # Two steps may be close together.
+        place = (ms(at), -0.8 - 0.7 * (number % 2))
+        axis.annotate(text, place, fontsize=8, annotation_clip=False)
+    names = [
+        " → ".join(dict.fromkeys(p for _, p in lane.execs)) or lane.name
+        for lane in shown
+    ]
     axis.set_yticks(range(len(shown)), names, fontsize=8)
     axis.set_ylim(len(shown) - 0.4, -0.7)
     axis.set_xlim(0, end)

@@ -15,7 +15,8 @@ from typing import Final
 
 _EVENTS: Final = ("switch", "process_fork", "process_exec", "process_exit")
 _LINE: Final = re.compile(
-    r"-(?P<pid>\d+)\s+\[(?P<cpu>\d+)\]\s+\S+\s+(?P<at>\d+\.\d+): (?P<event>\w+): (?P<rest>.*)"
+    r"-(?P<pid>\d+)\s+\[(?P<cpu>\d+)\]\s+\S+\s+"
+    r"(?P<at>\d+\.\d+): (?P<event>\w+): (?P<rest>.*)"
 )
 
 
@@ -78,9 +79,10 @@ def lanes(trace: str) -> dict[int, Lane]:
         match match["event"]:
             case "sched_process_fork":
                 child = int(told["child_pid"])
-                found[child] = Lane(child, told["child_comm"], pid, at)
+                born = lane(child, told["child_comm"])
+                born.parent, born.born = pid, at
             case "sched_process_exec":
-                program = told["filename"].rpartition("/")[2]
+                program = _program(told["filename"])
                 lane(pid, program).execs.append((at, program))
                 found[pid].name = program
             case "sched_process_exit":
@@ -104,6 +106,13 @@ def descendants(found: dict[int, Lane], roots: set[int]) -> list[Lane]:
             family.add(lane.pid)
     mine = [found[pid] for pid in family if pid in found]
     return sorted(mine, key=lambda lane: (lane.born, lane.pid))
+
+
+def _program(filename: str) -> str:
+    """Return the name of what is executed; runc executes itself by an fd."""
+    name = filename.rpartition("/")[2]
+    is_itself = filename.startswith("/proc/") or name.isdecimal()
+    return "runc init" if is_itself else name
 
 
 def _fields(text: str) -> dict[str, str]:

@@ -33,7 +33,9 @@ class Verdict:
 
 def verdict(driver: Driver) -> Verdict:
     """Judge everything that was heard of a driver's containers."""
-    mine = [said for said in driver.site.hub.heard if said.namespace == driver.namespace]
+    mine = [
+        said for said in driver.site.hub.heard if said.namespace == driver.namespace
+    ]
     whole = [said for said in mine if said.container_id not in driver.cut]
     cut = [said for said in mine if said.container_id in driver.cut]
     answers = [each for each in driver.answers if each.container_id not in driver.cut]

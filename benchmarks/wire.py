@@ -115,11 +115,12 @@ class Hub:
         waiting = iter(many)
         running: list[tuple[Steps, Callable[[], bool]]] = []
         while True:
-            for steps in islice(waiting, at_a_time - len(running)):
-                running.append((steps, lambda: True))
+            more = islice(waiting, at_a_time - len(running))
+            running.extend((steps, lambda: True) for steps in more)
             if not running:
                 return True
-            if not self.wait(lambda: any(is_due() for _, is_due in running)):
+            dues = [is_due for _, is_due in running]
+            if not self.wait(lambda dues=dues: any(is_due() for is_due in dues)):  # type: ignore[misc]
                 return False
             running = list(_advanced(running))
 
@@ -127,7 +128,7 @@ class Hub:
 
     def _accept(self) -> None:
         shim, _ = self._listener.accept()
-        shim.setblocking(False)
+        shim.settimeout(0)
         fd = shim.fileno()
         self._inboxes[fd] = (shim, ServerConnection())
         self.watch(fd, lambda: self._take(fd))
@@ -175,7 +176,7 @@ class Link:
         except OSError:
             self._socket.close()
             raise
-        self._socket.setblocking(False)
+        self._socket.settimeout(0)
         hub.watch(self._socket.fileno(), self._take)
 
     def close(self) -> None:
@@ -257,7 +258,9 @@ def _received(shim: socket.socket) -> bytes | None:
         return b""
 
 
-def _flush(shim: socket.socket, connection: ClientConnection | ServerConnection) -> None:
+def _flush(
+    shim: socket.socket, connection: ClientConnection | ServerConnection
+) -> None:
     """Write what there is; it is little, and the peer reads."""
     try:
         while data := connection.data_to_send():
