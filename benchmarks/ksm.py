@@ -13,6 +13,8 @@ _BRISK: Final = {"pages_to_scan": "20000", "sleep_millisecs": "10"}
 _SCANS: Final = 4
 """A page is merged in the second scan that finds it unchanged, at the earliest."""
 _LIMIT_S: Final = 120.0
+_STILL_S: Final = 3.0
+"""After so long without a page scanned, nobody's pages are to be merged."""
 
 
 @contextlib.contextmanager
@@ -36,7 +38,11 @@ def merging(directory: Path = KSM) -> Iterator[None]:
 
 
 def settle(directory: Path = KSM) -> None:
-    """Wait until whole scans have found nothing more to merge."""
+    """Wait until whole scans have found nothing more to merge.
+
+    The kernel does not scan where nobody has asked for it: then there is nothing to
+    wait for.
+    """
     end = time.monotonic() + _LIMIT_S
     shared = -1
     while time.monotonic() < end:
@@ -44,9 +50,23 @@ def settle(directory: Path = KSM) -> None:
         if abs(now - shared) <= now // 100:
             return
         shared = now
-        until = _count(directory, "full_scans") + _SCANS
-        while _count(directory, "full_scans") < until and time.monotonic() < end:
-            time.sleep(0.05)
+        if not _scans(directory):
+            return
+
+
+def _scans(directory: Path) -> bool:
+    """Wait for some whole scans; return False if none is made."""
+    end = time.monotonic() + _STILL_S
+    until = _count(directory, "full_scans") + _SCANS
+    pages = -1
+    while (done := _count(directory, "full_scans")) < until:
+        at = done + _count(directory, "pages_scanned")
+        if at != pages:
+            pages, end = at, time.monotonic() + _STILL_S
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.05)
+    return True
 
 
 def _read(directory: Path, name: str) -> str:
