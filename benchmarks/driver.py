@@ -8,7 +8,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any, Final
@@ -29,7 +29,7 @@ from dunnage.ttrpc.services import Method
 
 from . import procs
 from .site import Site
-from .subjects import Subject
+from .subjects import FORKSERVER, Subject
 from .wire import LIMIT_S, Call, Link, answer
 
 _END_S: Final = 10.0
@@ -74,6 +74,14 @@ class Driver:
             **self.subject.environment,
         }
         self._errors = self.site.directory / f"{self.subject.name}.stderr"
+
+    def use_fork_server(self, directory: Path) -> None:
+        """Let a warm shim of ours come from a new fork server from now on."""
+        if self.subject.environment.get(FORKSERVER, "").startswith("/"):
+            directory.mkdir(mode=0o700)
+            there = {FORKSERVER: str(directory)}
+            self.subject = replace(self.subject, environment=there)
+            self._environment |= there
 
     # -- actions
 

@@ -156,6 +156,9 @@ class Run:
         count = self._plan.idle[0]
         with ksm.merging():
             for driver in list(self._drivers):
+                # A fork server decides by the host's setting when it starts.
+                place = self._site.directory / f"k-{driver.subject.name}"
+                driver.use_fork_server(place)
                 with self._tolerating(driver, "ksm"):
                     found = population.merged(driver, count)
                     self.results.add(driver.subject.name, found)

@@ -17,7 +17,8 @@ OURS: Final = Path(sys.executable).parent / "containerd-shim-dunnage-v2"
 REFERENCE: Final = "go-2.3"
 """The shim that the others are compared with."""
 
-COLD: Final = {"DUNNAGE_FORKSERVER": "off"}
+FORKSERVER: Final = "DUNNAGE_FORKSERVER"
+COLD: Final = {FORKSERVER: "off"}
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ def known(forkserver: Path) -> list[Subject]:
         _peer("go-1.6", "containerd-1.6/usr/bin/containerd-shim-runc-v2"),
         _peer(REFERENCE, "containerd-2.3/usr/bin/containerd-shim-runc-v2"),
         _peer("rust-0.2", "rust-shim/usr/bin/containerd-shim-runc-v2-rs"),
-        Subject("dunnage", OURS, {"DUNNAGE_FORKSERVER": str(forkserver)}, absent=warm),
+        Subject("dunnage", OURS, {FORKSERVER: str(forkserver)}, absent=warm),
         Subject("dunnage-cold", OURS, COLD),
     ]
 
@@ -69,7 +70,7 @@ def named(text: str, forkserver: Path) -> Subject:
         raise ValueError(f"{path} is no program")
     if not name.startswith("dunnage"):
         return Subject(name, binary)
-    warm = {"DUNNAGE_FORKSERVER": str(forkserver / name)}
+    warm = {FORKSERVER: str(forkserver / name)}
     return Subject(name, binary, COLD if "cold" in name else warm)
 
 
