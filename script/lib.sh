@@ -80,6 +80,20 @@ with open("pyproject.toml", "rb") as file:
   echo "$want" >".venv/dunnage-$kind"
 }
 
+# Installs one more group of tools into .venv.
+ensure_group() { # GROUP
+  local tools=()
+  mapfile -t tools < <(.venv/bin/python -c '
+import sys, tomllib
+with open("pyproject.toml", "rb") as file:
+    print(*tomllib.load(file)["dependency-groups"][sys.argv[1]], sep="\n")' "$1")
+  [[ $(cat ".venv/dunnage-group-$1" 2>/dev/null) != "${tools[*]}" ]] || return 0
+  say "installing ${tools[*]}"
+  .venv/bin/python -m pip install --quiet --disable-pip-version-check "${tools[@]}" ||
+    die "pip failed (no network?)"
+  echo "${tools[*]}" >".venv/dunnage-group-$1"
+}
+
 # A root filesystem in which every applet of busybox is a command.
 make_rootfs() { # DIRECTORY
   local root=$1 busybox library applet
