@@ -14,7 +14,8 @@ from dunnage.bootstrap import flags
 
 def main() -> int:
     """Run the shim binary; return its exit status."""
-    name = os.path.basename(sys.argv[0])
+    # The launcher gives the name that it was called by: Python needs argv[0] for itself.
+    name = os.path.basename(os.environ.pop("DUNNAGE_ARGV0", sys.argv[0]))
     try:
         given = flags.parse(sys.argv[1:])
     except flags.FlagError as error:
