@@ -137,4 +137,8 @@ def _compilers() -> list[list[str]]:
 
 def _tag() -> str:
     target = _target()
-    return PORTABLE_TAG.format(target) if target else f"py3-none-linux_{platform.machine()}"
+    return (
+        PORTABLE_TAG.format(target)
+        if target
+        else f"py3-none-linux_{platform.machine()}"
+    )
