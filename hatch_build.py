@@ -1,7 +1,8 @@
-"""Builds the launcher into the wheel: what containerd executes.
+"""Builds what is C: the launcher, which containerd executes, and a library.
 
 With a C compiler it is the program in ``launcher/``, and the wheel is for one machine;
 without one it is the script ``launcher/thin``, and the wheel is for all.
+The library (``native/``) is not missed where it is not built.
 
 In the environment of a build:
 
@@ -45,14 +46,17 @@ FLAGS: Final = (
 # time, but its libc is not on every machine.
 LINKS: Final = (("-static",), ("-fPIE", "-pie"))
 
+LIBRARY: Final = "src/dunnage/host/libprocs.so"
+LIBRARY_FLAGS: Final = ("-std=gnu11", "-O2", "-fvisibility=hidden", "-fPIC", "-shared")
 
-class LauncherHook(BuildHookInterface):  # type: ignore[type-arg]
-    """Adds the launcher to the scripts of a wheel."""
+
+class Hook(BuildHookInterface):  # type: ignore[type-arg]
+    """Adds the launcher to the scripts of a wheel, and the library to the package."""
 
     PLUGIN_NAME = "custom"
 
     def dependencies(self) -> list[str]:
-        """Return what the build has to bring: a compiler, where it must and has none."""
+        """Return what the build has to bring: a compiler, where there must be one."""
         wants_zig = bool(_target()) or (_forced() == "c" and not _compilers())
         return [ZIGLANG] if wants_zig and not _zig() else []
 
@@ -64,6 +68,8 @@ class LauncherHook(BuildHookInterface):  # type: ignore[type-arg]
         if tag:
             build_data["pure_python"] = False
             build_data["tag"] = tag
+            if self._compile_library():
+                build_data["artifacts"].append(LIBRARY)
         else:
             self._write_script(launcher, editable=version == "editable")
         build_data["shared_scripts"][str(launcher)] = PROGRAM
@@ -94,6 +100,17 @@ class LauncherHook(BuildHookInterface):  # type: ignore[type-arg]
         # A compiler without a libc's headers is as good as none.
         self.app.display_warning("without a C compiler: the launcher is in Python")
         return ""
+
+    def _compile_library(self) -> bool:
+        """Compile the library; an editable installation finds it where it is built."""
+        path = Path(self.root, LIBRARY)
+        path.unlink(missing_ok=True)  # never written to while it is mapped
+        sources = map(str, sorted(Path(self.root, "native").glob("*.c")))
+        command = [*_compilers()[0], *LIBRARY_FLAGS, "-o", str(path), *sources]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            self.app.display_warning(f"{LIBRARY} is not built: {done.stderr.strip()}")
+        return done.returncode == 0
 
     def _arguments(self, launcher: Path) -> list[str]:
         sources = sorted(Path(self.root, "launcher").glob("*.c"))

@@ -27,6 +27,10 @@
 #define START_LIMIT_MS 1500
 #endif
 #define START_STEP_MS 5
+/* How long the server's child may take to end when all is said. */
+#ifndef END_LIMIT_MS
+#define END_LIMIT_MS 1000
+#endif
 
 /* One byte more than the shim allows, so that it can say what is too much. */
 #define STDIN_LIMIT ((10u << 20) + 1)

@@ -127,6 +127,16 @@ static bool receive_str(int connection, struct bytes *into)
     return true;
 }
 
+/* Say that all was passed on; whoever looks when we are gone finds no child but a shim. */
+static void wait_for_end(int connection)
+{
+    uint64_t until = now_ms() + END_LIMIT_MS;
+    char more;
+    if (send(connection, "K", 1, MSG_NOSIGNAL) == 1)
+        while (wait_for(connection, POLLIN, until) && recv(connection, &more, 1, 0) > 0)
+            ;
+}
+
 /* Return the exit status that the server's child gave us, or NOBODY_ANSWERED. */
 static int hear_answer(int connection)
 {
@@ -140,6 +150,7 @@ static int hear_answer(int connection)
         return NOBODY_ANSWERED;
     bool written = write_all(STDERR_FILENO, err.data, err.length);
     written = write_all(STDOUT_FILENO, out.data, out.length) && written;
+    wait_for_end(connection);
     return written || status ? (int)(status & 0xff) : 1;
 }
 
