@@ -61,7 +61,10 @@ has_compiler() {
 # What was installed stands in a stamp: the next run has nothing to do.
 ensure_venv() { # [dev]
   local kind=${1:-plain} python=/usr/bin/python3 want tools=()
-  want=$(cat pyproject.toml hatch_build.py native/* launcher/* <(pwd) | sha256sum)
+  # The tests are of the C launcher, whatever compiler that takes.
+  if [[ $kind == dev ]]; then local -x DUNNAGE_LAUNCHER=${DUNNAGE_LAUNCHER:-c}; fi
+  want=$(cat pyproject.toml hatch_build.py native/* launcher/* <(pwd) \
+    <(echo "${DUNNAGE_LAUNCHER-}") | sha256sum)
   if [[ -x .venv/bin/python ]]; then
     [[ $(cat .venv/dunnage-dev 2>/dev/null) != "$want" ]] || return 0
     [[ $kind == dev || $(cat .venv/dunnage-plain 2>/dev/null) != "$want" ]] || return 0
