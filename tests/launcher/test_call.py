@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -107,7 +108,7 @@ def test_a_stdin_that_does_not_wait_is_waited_for(scene: Scene) -> None:
             writer.communicate(b"x")
 
         with scene.server(answers()) as heard:
-            popen = [scene.launcher, *ARGV]
+            popen: list[str | Path] = [scene.launcher, *ARGV]
             with subprocess.Popen(
                 popen, env=scene.env, stdin=reading, umask=0o22, stdout=-1, stderr=-1
             ) as launcher:
