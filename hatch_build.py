@@ -30,7 +30,8 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 PROGRAM: Final = "containerd-shim-dunnage-v2"
 ZIGLANG: Final = "ziglang==0.17.1"
-# Newer than what such a program needs of a kernel; of libc it needs nothing.
+# The program needs nothing of a libc, and the library only of one that is newer.
+OLDEST_GLIBC: Final = "gnu.2.17"
 PORTABLE_TAG: Final = "py3-none-manylinux_2_17_{0}.musllinux_1_1_{0}"
 
 STANDARD: Final = ("-std=c11", "-D_GNU_SOURCE")
@@ -47,7 +48,14 @@ FLAGS: Final = (
 LINKS: Final = (("-static",), ("-fPIE", "-pie"))
 
 LIBRARY: Final = "src/dunnage/host/libprocs.so"
-LIBRARY_FLAGS: Final = ("-std=gnu11", "-O2", "-fvisibility=hidden", "-fPIC", "-shared")
+LIBRARY_FLAGS: Final = (
+    "-std=gnu11",
+    "-O2",
+    "-s",
+    "-fvisibility=hidden",
+    "-fPIC",
+    "-shared",
+)
 
 
 class Hook(BuildHookInterface):  # type: ignore[type-arg]
@@ -68,8 +76,7 @@ class Hook(BuildHookInterface):  # type: ignore[type-arg]
         if tag:
             build_data["pure_python"] = False
             build_data["tag"] = tag
-            if self._compile_library():
-                build_data["artifacts"].append(LIBRARY)
+            self._add_library(build_data, editable=version == "editable")
         else:
             self._write_script(launcher, editable=version == "editable")
         build_data["shared_scripts"][str(launcher)] = PROGRAM
@@ -101,16 +108,17 @@ class Hook(BuildHookInterface):  # type: ignore[type-arg]
         self.app.display_warning("without a C compiler: the launcher is in Python")
         return ""
 
-    def _compile_library(self) -> bool:
-        """Compile the library; an editable installation finds it where it is built."""
-        path = Path(self.root, LIBRARY)
+    def _add_library(self, build_data: dict[str, Any], *, editable: bool) -> None:
+        """Compile the library; an editable installation finds it in our sources."""
+        path = Path(self.root, LIBRARY) if editable else self._folder / "library"
         path.unlink(missing_ok=True)  # never written to while it is mapped
         sources = map(str, sorted(Path(self.root, "native").glob("*.c")))
-        command = [*_compilers()[0], *LIBRARY_FLAGS, "-o", str(path), *sources]
+        command = [*_library_compiler(), *LIBRARY_FLAGS, "-o", str(path), *sources]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode != 0:
             self.app.display_warning(f"{LIBRARY} is not built: {done.stderr.strip()}")
-        return done.returncode == 0
+        elif not editable:
+            build_data["force_include"][str(path)] = LIBRARY.removeprefix("src/")
 
     def _arguments(self, launcher: Path) -> list[str]:
         sources = sorted(Path(self.root, "launcher").glob("*.c"))
@@ -150,6 +158,14 @@ def _compilers() -> list[list[str]]:
     named = shlex.split(os.environ.get("CC", ""))
     found = [[name] for name in ("cc", "gcc", "clang") if shutil.which(name)]
     return [words for words in (named, *found, zig) if words]
+
+
+def _library_compiler() -> list[str]:
+    """Return what makes a library that the interpreter's libc can load."""
+    if target := _target():
+        # musl takes the names of glibc's libraries for its own.
+        return [*_zig(), "-target", f"{target}-linux-{OLDEST_GLIBC}", "-lpthread"]
+    return _compilers()[0]
 
 
 def _tag() -> str:
