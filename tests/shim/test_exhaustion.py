@@ -180,13 +180,14 @@ async def test_descriptors_that_run_out_while_the_runtime_runs(
             with no_fds(pid):
                 gate.open()
                 init = (await create).pid
-                is_started = True
+                refusals: list[DunnageError] = []
+                # What is spare may do for a start, too.
                 try:
                     await shim.call("c", "start", id="d")
-                except ResourceExhausted as error:  # its own need may exceed the spare
-                    assert "too many open files" in str(error).lower()
-                    is_started = False
-        if not is_started:
+                except ResourceExhausted as error:
+                    refusals.append(error)
+        for refusal in refusals:
+            assert "too many open files" in str(refusal).lower()
             await shim.call("c", "start", id="d")
         os.kill(init, 9)
         assert 137 == (await shim.call("c", "wait", id="d")).exit_status
