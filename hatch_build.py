@@ -66,7 +66,7 @@ class Hook(BuildHookInterface):  # type: ignore[type-arg]
     def dependencies(self) -> list[str]:
         """Return what the build has to bring: a compiler, where there must be one."""
         wants_zig = bool(_target()) or (_forced() == "c" and not _compilers())
-        return [ZIGLANG] if wants_zig and not _zig() else []
+        return [ZIGLANG] if wants_zig and not _zig("musl") else []
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Make the launcher before the wheel is put together."""
@@ -145,16 +145,20 @@ def _target() -> str:
     return os.environ.get("DUNNAGE_LAUNCHER_TARGET", "")
 
 
-def _zig() -> list[str]:
-    found = importlib.util.find_spec("ziglang")
-    return [sys.executable, "-m", "ziglang", "cc"] if found else []
+def _zig(libc: str) -> list[str]:
+    """Return ziglang's compiler for a libc, empty if it is not installed."""
+    if not importlib.util.find_spec("ziglang"):
+        return []
+    machine = _target() or platform.machine()
+    return [sys.executable, "-m", "ziglang", "cc", "-target", f"{machine}-linux-{libc}"]
 
 
 def _compilers() -> list[list[str]]:
     """Return the compilers that are here, the one to be tried first in front."""
-    zig = _zig()
-    if target := _target():
-        return [[*zig, "-target", f"{target}-linux-musl"]] if zig else []
+    # Of the two libcs that ziglang has, only this one is linked statically.
+    zig = _zig("musl")
+    if _target():
+        return [zig] if zig else []
     named = shlex.split(os.environ.get("CC", ""))
     found = [[name] for name in ("cc", "gcc", "clang") if shutil.which(name)]
     return [words for words in (named, *found, zig) if words]
@@ -162,10 +166,9 @@ def _compilers() -> list[list[str]]:
 
 def _library_compiler() -> list[str]:
     """Return what makes a library that the interpreter's libc can load."""
-    if target := _target():
-        # musl takes the names of glibc's libraries for its own.
-        return [*_zig(), "-target", f"{target}-linux-{OLDEST_GLIBC}", "-lpthread"]
-    return _compilers()[0]
+    first = _compilers()[0]
+    # musl takes the names of glibc's libraries for its own.
+    return [*_zig(OLDEST_GLIBC), "-lpthread"] if first == _zig("musl") else first
 
 
 def _tag() -> str:
