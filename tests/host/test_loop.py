@@ -658,12 +658,13 @@ class TestSignals:
         lean.run(main())
 
     def test_what_cannot_be_handled(self, run: Run) -> None:
-        """SIGKILL has no handler."""
+        """SIGKILL has no handler, and no other signal is written anywhere for it."""
 
         async def main() -> None:
             loop = asyncio.get_running_loop()
             with pytest.raises((RuntimeError, OSError)):
                 loop.add_signal_handler(signal.SIGKILL, print)
+            assert -1 == signal.set_wakeup_fd(-1)
 
         run(main())
 

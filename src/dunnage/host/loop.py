@@ -333,9 +333,13 @@ class Loop(asyncio.AbstractEventLoop):
             self._signal_pipe = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
             self.add_reader(self._signal_pipe[0], self._signalled)
         # Python writes the signal's number there; its handler has nothing to do.
-        signal.set_wakeup_fd(self._signal_pipe[1])
-        signal.signal(sig, _ignore)
-        signal.siginterrupt(sig, False)  # noqa: FBT003  # positional only
+        signal.set_wakeup_fd(self._signal_pipe[1], warn_on_full_buffer=False)
+        try:
+            signal.signal(sig, _ignore)
+            signal.siginterrupt(sig, False)  # noqa: FBT003  # positional only
+        except BaseException:
+            self._unwake_if_unsignalled()
+            raise
         self._signals[sig] = asyncio.Handle(callback, args, self, None)
 
     def remove_signal_handler(self, sig: int) -> bool:
@@ -346,9 +350,13 @@ class Loop(asyncio.AbstractEventLoop):
         signal.signal(
             sig, signal.default_int_handler if is_interrupt else signal.SIG_DFL
         )
+        self._unwake_if_unsignalled()
+        return True
+
+    def _unwake_if_unsignalled(self) -> None:
+        """Have no signal written, once we wait for none: the pipe will be closed."""
         if not self._signals:
             signal.set_wakeup_fd(-1)
-        return True
 
     def _signalled(self) -> None:
         assert self._signal_pipe is not None
