@@ -48,12 +48,26 @@ class Completed(NamedTuple):
 
 
 class Claim:
-    """An operation's claim on the process that its runtime will leave us."""
+    """An operation's claim on the process that its runtime will leave us.
+
+    It has a descriptor set aside: should there be none for the pid file when the
+    runtime is gone, a process that runs would be nobody's.
+
+    Raises:
+        OSError: there is none to set aside.
+    """
 
     def __init__(self, pid_file: str, children: Children) -> None:
         self._pid_file = pid_file
         self._children = children
         self._orphans: dict[int, Exited] = {}
+        self._spare = os.open("/", os.O_PATH | os.O_CLOEXEC)
+
+    def close(self) -> None:
+        """Give up what was set aside."""
+        if self._spare >= 0:
+            os.close(self._spare)
+            self._spare = -1
 
     def keep(self, pid: int, exited: Exited) -> None:
         """Keep the status of an orphan: it may turn out to be ours."""
@@ -68,6 +82,7 @@ class Claim:
             OSError: there is no pid file.
             ValueError: it holds no pid.
         """
+        self.close()
         with open(self._pid_file, "rb") as file:  # text would import its codec
             pid = int(file.read())
         try:
@@ -122,6 +137,9 @@ class Children:
         """Claim, for the length of the block, the process that ``pid_file`` will name.
 
         A stale file of that name is removed first: it must never match.
+
+        Raises:
+            OSError: there is no descriptor left, or the stale file stays.
         """
         with contextlib.suppress(FileNotFoundError):
             os.unlink(pid_file)  # pathlib is not imported in a shim
@@ -131,6 +149,7 @@ class Children:
             yield claim
         finally:
             self._claims.discard(claim)
+            claim.close()
 
     def adopt(self, pid: int) -> Child:
         """Know ``pid``, a child of ours that was not reaped yet, from now on."""
