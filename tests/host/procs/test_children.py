@@ -310,31 +310,6 @@ def test_orphans_that_nobody_claims_are_dropped(tmp_path: Path) -> None:
     in_child(main)
 
 
-def test_a_claim_has_a_descriptor_for_its_pid_file(tmp_path: Path) -> None:
-    """None is left when the runtime is gone: the process is found all the same."""
-    file = tmp_path / "init.pid"
-
-    async def main() -> None:
-        with Children() as children:
-            soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-            with children.expecting(str(file)) as claim:
-                await children.run([SH, "-c", f"sleep 60 & echo -n $! > {file}"])
-                ready = os.dup(0)
-                os.close(ready)
-                resource.setrlimit(resource.RLIMIT_NOFILE, (ready, hard))
-                child = claim.child()
-                filler = os.dup(0)
-                too_many = pytest.raises(OSError, match="Too many")
-                with too_many, children.expecting(str(file)):
-                    pass
-                os.close(filler)
-                resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-            child.kill(signal.SIGKILL)
-            assert (await child.wait()).status == 137
-
-    in_child(main)
-
-
 def test_call_brings_errors_back() -> None:
     """A call in a forked child raises what its body raised, with code and text."""
 
