@@ -25,7 +25,7 @@ import signal
 import socket
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from dunnage.api import task_v2_pb2 as pb
@@ -37,8 +37,7 @@ from dunnage.bootstrap import address, bundle, wire
 from dunnage.bootstrap.flags import Flags
 from dunnage.descriptors import Empty
 from dunnage.errors import DunnageError
-from dunnage.host.procs import Child, Children, Exited
-from dunnage.host.procs.spawn import fork_child
+from dunnage.host.procs import Child, Children, Claim, Exited
 from dunnage.oci import Spec
 from dunnage.ttrpc.aio.client import Client
 from dunnage.ttrpc.aio.server import Context, Server
@@ -46,13 +45,12 @@ from dunnage.ttrpc.aio.server import Context, Server
 from . import log, socket_file, start
 from .daemon import Daemon
 
-SHIMS: Final = 10
+SHIMS: Final = 12
 """How many shims are played: the interpreter looks at code that has run eight times."""
-_CONTAINERS: Final = 2
-_EXECS: Final = 2
 _NAMESPACE: Final = "rehearsal"
 _LIMIT_S: Final = 5.0
 _RUNTIME: Final = "rehearsed"
+_NO_PID: Final = 1 << 30
 
 _SPEC: Final = {
     "ociVersion": "1.0.2",
@@ -81,7 +79,7 @@ def rehearse(directory: str, shims: int = SHIMS) -> None:
             root.handlers[:] = [handler]
             root.setLevel(logging.INFO)
             for number in range(shims):
-                _play_shim(os.path.join(place, str(number)))
+                _play_shim(os.path.join(place, "bundle"), number)
             root.handlers[:] = handlers
     except Exception:
         root.handlers[:] = handlers
@@ -94,13 +92,13 @@ def rehearse(directory: str, shims: int = SHIMS) -> None:
             shutil.rmtree(place, ignore_errors=True)
 
 
-def _play_shim(place: str) -> None:
+def _play_shim(place: str, number: int) -> None:
     """Start a shim as `start` does, and serve until it leaves."""
     os.mkdir(place, 0o700)
     os.chdir(place)
     bundle.write(place, bundle.CONFIG, json.dumps(_SPEC))
     environment = {"TTRPC_ADDRESS": f"{place}/d.sock.ttrpc"}
-    argv = ["-namespace", _NAMESPACE, "-address", f"{place}/d.sock", "-id", "0"]
+    argv = ["-namespace", _NAMESPACE, "-address", f"{place}/d.sock", "-id", "one"]
     from dunnage.bootstrap import flags
 
     given = flags.parse([*argv, "start"])
@@ -112,14 +110,15 @@ def _play_shim(place: str) -> None:
     wire.render_answer(told.dialect, where)
     listener = socket_file.bind(f"{place}/s")
     assert listener is not None
-    asyncio.run(_Play(place, given, told, listener).run())
+    asyncio.run(_Play(place, given, told, listener, number).run())
+    shutil.rmtree(place)
 
 
 def _stdin() -> bytes:
     packed = _options()
     return wire.render_start(
         wire.Start(options=wire.Options(packed.type_url, packed.value)),
-        id="0",
+        id="one",
         namespace=_NAMESPACE,
     )
 
@@ -129,60 +128,100 @@ def _options() -> Any:
 
 
 class _Stage(Children):
-    """Children of which the runtimes are played.
+    """Children that are played: no process is made.
 
-    A runtime's run is over as soon as it began; what it would leave, a container's
-    process, is a fork that waits for its end.
+    A runtime's run is over as soon as it began.
+    Played pids are beyond what Linux gives to processes.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self._inits: dict[str, int] = {}
-        self._last = -1
+        self._last = _NO_PID
+
+    @contextlib.contextmanager
+    def expecting(self, pid_file: str) -> Iterator[Claim]:
+        with super().expecting(pid_file):
+            yield _Expected(pid_file, self)
 
     def spawn(
         self,
         argv: Sequence[str],
         *,
         fds: tuple[int, int, int],
-        env: Mapping[str, str] | None = None,
-        cwd: str | None = None,
+        env: Mapping[str, str] | None = None,  # noqa: ARG002  # a real one's
+        cwd: str | None = None,  # noqa: ARG002  # likewise
     ) -> Child:
-        status = self._act(list(argv), fds)
-        # No process has a negative pid, so nobody's status is taken for its.
-        self._last -= 1
-        child = self.adopt(self._last)
+        return self._ended(self._act(list(argv), fds))
+
+    async def call(self, body: Callable[[], None]) -> None:  # noqa: ARG002  # not run
+        await self._ended(0).wait()
+
+    def enter(self, pid: int) -> Child:
+        """Have a container's process come on."""
+        actor = self._known[pid] = _Actor(pid, self)
+        return actor
+
+    def end(self, child: Child, status: int) -> None:
+        """Have a child be reaped, soon."""
         ended = Exited(status, time.time_ns())
         asyncio.get_running_loop().call_soon(self._reaped, child.pid, ended)
+
+    def _ended(self, status: int) -> Child:
+        child = self.adopt(self._next())
+        self.end(child, status)
         return child
 
-    async def call(self, body: Callable[[], None]) -> None:
-        await super().call(lambda: None)
+    def _next(self) -> int:
+        self._last += 1
+        return self._last
 
     def _act(self, argv: list[str], fds: tuple[int, int, int]) -> int:
-        id_ = argv[-1]
+        """Do as the runtime does; return its exit status."""
         if "--pid-file" in argv:
-            pid = fork_child(_wait_for_the_end)
-            with open(argv[argv.index("--pid-file") + 1], "w", encoding="ascii") as file:
-                file.write(str(pid))
-            if "create" in argv:
-                self._inits[id_] = pid
+            path = argv[argv.index("--pid-file") + 1]
+            with open(path, "w", encoding="ascii") as file:
+                file.write(str(self._next()))
+            os.write(fds[1], b"said\n")
         elif "kill" in argv:
-            if argv[-2] not in self._inits:
+            if (init := self._living()) is None:
                 os.write(fds[2], b"container not running")
                 return 1
-            os.kill(self._inits.pop(argv[-2]), int(argv[-1]))
+            init.kill(int(argv[-1]))
         elif "delete" in argv:
-            if pid := self._inits.pop(id_, 0):
-                os.kill(pid, signal.SIGKILL)
+            if init := self._living():
+                init.kill(signal.SIGKILL)
         elif "ps" in argv:
-            os.write(fds[1], json.dumps([self._inits[id_]]).encode())
+            os.write(fds[1], b"[1, 2]")
         return 0
 
+    def _living(self) -> Child | None:
+        actors = [c for c in self._known.values() if isinstance(c, _Actor)]
+        return actors[0] if actors else None
 
-def _wait_for_the_end() -> None:
-    while True:
-        signal.pause()
+
+class _Actor(Child):
+    """A container's process."""
+
+    def __init__(self, pid: int, stage: _Stage) -> None:
+        super().__init__(pid)
+        self._stage = stage
+
+    def kill(self, signum: int) -> None:
+        if self.exited is None:
+            self._stage.end(self, 128 + signum)
+
+
+class _Expected(Claim):
+    """The claim on a container's process that is played."""
+
+    def __init__(self, pid_file: str, stage: _Stage) -> None:
+        super().__init__(pid_file, stage)
+        self._path = pid_file
+        self._stage = stage
+
+    def child(self) -> Child:
+        with open(self._path, "rb") as file:
+            return self._stage.enter(int(file.read()))
 
 
 class _Rehearsed(Daemon):
@@ -192,11 +231,18 @@ class _Rehearsed(Daemon):
         super().__init__(flags, told, listener)
         self._children = _Stage()
 
+    async def close(self) -> None:
+        """Let go of what a shim that did not leave by itself still holds."""
+        self._publisher.close()
+        await self._server.close()
+        self._listener.close()
+
 
 class _Play:
     """A shim, and a daemon that drives it and hears its events, in one loop."""
 
-    def __init__(self, place: str, flags: Flags, told: wire.Start, listener: socket.socket) -> None:
+    def __init__(self, place: str, flags: Flags, told: wire.Start, listener: socket.socket, number: int) -> None:
+        self._number = number
         self._place = place
         self._flags = flags
         self._told = told
@@ -215,30 +261,33 @@ class _Play:
         try:
             async with asyncio.timeout(_LIMIT_S):
                 client = await Client.connect(f"{self._place}/s", timeout_s=_LIMIT_S)
-                for methods in (TASK_V2, TASK_V3):
-                    for number in range(_CONTAINERS):
-                        await self._life(client, methods, str(number))
-                await client.call(TASK_V2.shutdown, pb.ShutdownRequest(id="0"))
-                await serving
-                client.close()
+                try:
+                    await self._life(client, self._flags.id)
+                    await client.call(TASK_V2.shutdown, pb.ShutdownRequest())
+                    await serving
+                finally:
+                    client.close()
         finally:
             serving.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await serving
+            await daemon.close()
             await hearing.close()
 
     async def _hear(self, request: ForwardRequest, _: Context) -> Empty:
         self._heard += 1
         return Empty()
 
-    async def _life(self, client: Client, methods: TaskMethods, id_: str) -> None:
+    async def _life(self, client: Client, id_: str) -> None:
         """Lead the life of one container."""
-        directory = f"{self._place}/{methods.create.service}-{id_}"
-        os.mkdir(directory)
-        bundle.write(directory, bundle.CONFIG, json.dumps(_SPEC))
+        directory = self._place
+        # Daemons speak one or the other; most containers' output is read.
+        methods = (TASK_V2, TASK_V3)[self._number % 2]
         out, err = (f"{directory}/{name}" for name in ("out", "err"))
+        reading = contextlib.ExitStack()
         for fifo in (out, err):
             os.mkfifo(fifo)
+            _read(fifo, reading)
 
         async def call(name: str, **fields: Any) -> Any:
             method = getattr(methods, name)
@@ -247,7 +296,7 @@ class _Play:
 
         await call("connect")
         rootfs = [{"type": "bind", "source": directory, "options": ["rbind", "rw"]}]
-        streams = {"stdout": out, "stderr": err} if id_ == "0" else {}
+        streams = {"stdout": out, "stderr": err} if self._number % 3 else {}
         await call("create", bundle=directory, rootfs=rootfs, options=_options(), **streams)
         waiting = asyncio.ensure_future(call("wait"))
         await call("start")
@@ -257,8 +306,7 @@ class _Play:
             await call("create", bundle=directory)
         with contextlib.suppress(DunnageError):
             await call("state", exec_id="none")
-        for number in range(_EXECS):
-            exec_id = f"e{number}"
+        for exec_id in ("e",):
             value = json.dumps(_SPEC["process"]).encode()
             spec = {"type_url": "process", "value": value}
             await call("exec", exec_id=exec_id, spec=spec)
@@ -271,3 +319,18 @@ class _Play:
         await call("kill", signal=int(signal.SIGKILL))
         await waiting
         await call("delete")
+        reading.close()
+
+
+def _read(fifo: str, until: contextlib.ExitStack) -> None:
+    """Read a fifo ``until`` is closed."""
+    fd = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    loop = asyncio.get_running_loop()
+
+    def read() -> None:
+        if not os.read(fd, 4096):
+            loop.remove_reader(fd)
+
+    until.callback(os.close, fd)
+    until.callback(loop.remove_reader, fd)
+    loop.add_reader(fd, read)
