@@ -57,7 +57,7 @@ apt_install() { # PACKAGE...
 # What was installed stands in a stamp: the next run has nothing to do.
 ensure_venv() { # [dev]
   local kind=${1:-plain} python=/usr/bin/python3 want tools=()
-  want=$(cat pyproject.toml <(pwd) | sha256sum)
+  want=$(cat pyproject.toml hatch_build.py native/* launcher/* <(pwd) | sha256sum)
   if [[ -x .venv/bin/python ]]; then
     [[ $(cat .venv/dunnage-dev 2>/dev/null) != "$want" ]] || return 0
     [[ $kind == dev || $(cat .venv/dunnage-plain 2>/dev/null) != "$want" ]] || return 0

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
+import signal
 from pathlib import Path
 
 
@@ -16,6 +18,24 @@ def pids_with(text: str) -> list[int]:
                 if text.encode() in (entry / "cmdline").read_bytes():
                     found.append(int(entry.name))
     return found
+
+
+def forkservers(directory: Path) -> list[int]:
+    """Return the pids of the fork servers below a directory, their spares with them."""
+    return pids_with(f"dunnage-forkserver\0{directory}/")
+
+
+def end_forkservers(directory: Path) -> None:
+    """Kill the fork servers below a directory, and wait until they are gone."""
+    while pids := forkservers(directory):
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                fd = os.pidfd_open(pid)
+                try:
+                    signal.pidfd_send_signal(fd, signal.SIGKILL)
+                    select.select([fd], [], [], 10)
+                finally:
+                    os.close(fd)
 
 
 def cgroups_named(path: str) -> list[Path]:

@@ -19,6 +19,7 @@ from pathlib import Path
 from tests.machine import cgroups_named, pids_with
 
 PEERS = Path(os.environ.get("DUNNAGE_PEERS", Path(__file__).parents[2] / ".peers"))
+FORKSERVER = "DUNNAGE_FORKSERVER"
 SHIM = Path(__file__).parents[2] / ".venv/bin/containerd-shim-dunnage-v2"
 IMAGE = "test.invalid/busybox:1"
 LIMIT_S = 20.0
@@ -149,7 +150,7 @@ class Containerd:
                 stdout=log,
                 stderr=log,
                 stdin=subprocess.DEVNULL,
-                env={"PATH": self._path},
+                env={"PATH": self._path, FORKSERVER: os.environ[FORKSERVER]},
             )
         wait_for("containerd", lambda: self.ctr("version", check=False).returncode == 0)
 
@@ -201,7 +202,8 @@ class Containerd:
                 self.ctr("task", "rm", "-f", task.decode(), check=False)
             self.kill(signal.SIGTERM)
         for pid in pids_with(self.namespace):
-            os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         mounts = [
             line.split()[4]
             for line in Path("/proc/self/mountinfo").read_text().splitlines()

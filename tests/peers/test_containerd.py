@@ -163,7 +163,7 @@ def test_a_killed_shim_is_reported_and_buried(containerd: Containerd) -> None:
         (shim,) = [
             pid
             for pid in pids_with(containerd.namespace)
-            if b"start" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+            if b"-address" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
         ]
         subprocess.run(["kill", "-9", str(shim)], check=True)
         wait_for("the events", lambda: len(events.topics("c")) >= 2)

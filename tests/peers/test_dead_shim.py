@@ -88,10 +88,18 @@ class Stage:
 
     def kill_shims(self) -> None:
         """SIGKILL every shim of the daemon's namespace."""
+        self._kill(deletes=False)
+
+    def kill_deletes(self) -> None:
+        """SIGKILL every shim binary that does a delete."""
+        self._kill(deletes=True)
+
+    def _kill(self, *, deletes: bool) -> None:
         for pid in pids_with(self.daemon.namespace):
             with contextlib.suppress(OSError):
                 argv = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-                if b"containerd-shim" in b"".join(argv[:2]) and b"delete" not in argv:
+                is_shim = b"containerd-shim" in b"".join(argv[:2])
+                if is_shim and (b"delete" in argv) == deletes:
                     os.kill(pid, signal.SIGKILL)
 
     @contextlib.contextmanager
@@ -306,6 +314,35 @@ def test_during_delete(containerd: Containerd, whose: str, where: str) -> None:
     said = [fields["exit_status"] for _, fields in tasks[-3:]]
     # The stock shim's `delete` does not know what its server knew.
     assert said == ([7, 7, 7] if whose == OURS else [7, 137, 137])
+    assert whose == STOCK or left == []
+
+
+@BOTH
+@pytest.mark.parametrize("where", ["before", "after"])
+def test_and_its_delete_is_killed_too(
+    containerd: Containerd, whose: str, where: str
+) -> None:
+    """The daemon gives an unknown status; what it finds at its next start is buried."""
+    stage = Stage(containerd, whose)
+    containerd.ctr(*stage.run_argv("c", *config(stage, "c")))
+    stage.stop(where, "delete")
+    with containerd.events() as events:
+        stage.kill_shims()
+        stage.stopped()
+        stage.kill_deletes()
+        # The runtime dies with it; what a script in its place has called does not.
+        for pid in pids_with(stage.parked):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        wait_for("the end", lambda: "delete" in events.topics("c"))
+        tasks = events.tasks()
+    assert containerd.bundles.exists()
+    containerd.kill()
+    containerd.start()
+    left = stage.left()
+    sweep(stage)
+    assert [topic for topic, _ in tasks] == ["exit", "delete"]
+    assert [fields["exit_status"] for _, fields in tasks] == [255, 255]
     assert whose == STOCK or left == []
 
 

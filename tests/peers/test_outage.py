@@ -94,7 +94,7 @@ def shim_of(containerd: Containerd) -> int:
     (pid,) = [
         pid
         for pid in pids_with(containerd.namespace)
-        if b"start" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        if b"-address" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
     ]
     return pid
 

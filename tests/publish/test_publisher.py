@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.sockets import accept, recv, send_all
 
 from dunnage.api import events_pb2
 from dunnage.errors import (
@@ -346,11 +347,10 @@ def test_garbage(path: str, outbox: Outbox) -> None:
         listener.bind(path)
         listener.listen()
         listener.settimeout(0)
-        loop = asyncio.get_running_loop()
         async with publishing(outbox, path) as publisher:
-            peer, _ = await loop.sock_accept(listener)
-            await loop.sock_recv(peer, 9)
-            await loop.sock_sendall(peer, b"HTTP/1.1 400 Bad Request\r\n\r\n")
+            peer = await accept(listener)
+            await recv(peer, 9)
+            await send_all(peer, b"HTTP/1.1 400 Bad Request\r\n\r\n")
             peer.close()
             listener.close()
             daemon = FakeDaemon(path)
@@ -379,12 +379,11 @@ def test_unreadable_answer(path: str, outbox: Outbox, answer: str) -> None:
         listener.bind(path)
         listener.listen()
         listener.settimeout(0)
-        loop = asyncio.get_running_loop()
         async with publishing(outbox, path) as publisher:
-            peer, _ = await loop.sock_accept(listener)
-            await loop.sock_recv(peer, 4096)
-            await loop.sock_sendall(peer, bytes.fromhex(answer))
-            again = await loop.sock_recv(peer, 4096)
+            peer = await accept(listener)
+            await recv(peer, 4096)
+            await send_all(peer, bytes.fromhex(answer))
+            again = await recv(peer, 4096)
             peer.close()
             listener.close()
             assert again.endswith(expected[0][-20:]) or expected[0] in again

@@ -29,7 +29,7 @@ from dunnage.api import events_pb2, forward_pb2, typeurl
 from dunnage.api import task_v2_pb2 as pb
 from dunnage.api.runc_options_pb2 import Options
 from dunnage.api.services import EVENTS, TASK_V2, TaskMethods
-from dunnage.bootstrap import address, wire
+from dunnage.bootstrap import address, warm, wire
 from dunnage.bootstrap.flags import Flags
 from dunnage.descriptors import Empty
 from dunnage.ttrpc.aio.client import Client
@@ -211,8 +211,9 @@ class Shim:
     @property
     def env(self) -> dict[str, str]:
         """Return the environment that a daemon gives."""
+        given = {name: os.environ[name] for name in ("PATH", warm.DIRECTORY_VARIABLE)}
         ttrpc = {"TTRPC_ADDRESS": f"{self.address}.ttrpc"}
-        return {"PATH": os.environ["PATH"], **ttrpc, **self.environment}
+        return {**given, **ttrpc, **self.environment}
 
     def options(self, **more: Any) -> Any:
         """Return the packed options that select the runtime."""

@@ -12,7 +12,7 @@ from tests.machine import pids_with
 
 from dunnage.bootstrap import address, bundle, wire
 
-from .harness import Shim, ended, in_loop, is_alive, spec
+from .harness import Shim, ended, in_loop, is_alive, spec, until
 
 pytestmark = pytest.mark.slow
 
@@ -240,6 +240,42 @@ async def test_many_at_once(tmp_path: Path) -> None:
             assert (pid, 137) == answer(done)[:2]
         await ended(pid)
         assert [] == shim.leftovers("c")
+
+
+@pytest.mark.parametrize("runtime", ["runc", "crun"])
+@pytest.mark.parametrize("how", ["lived", "ended"])
+@pytest.mark.parametrize("where", ["before", "after"])
+@in_loop
+async def test_one_that_is_killed_half_way(
+    tmp_path: Path, runtime: str, how: str, where: str
+) -> None:
+    """The runtime that it called dies with it, and the next one finishes."""
+    at, halting = tmp_path / "at", tmp_path / "halting"
+    body = {"before": "", "after": f'{runtime} "$@"; '}[where]
+    halting.write_text(
+        f'#!/bin/sh\ncase " $* " in *" delete "*) if mkdir {tmp_path}/once; then\n'
+        f"{body}echo $$ >{at}.new; mv {at}.new {at}; exec sleep 1000; fi;; esac\n"
+        f'exec {runtime} "$@"\n'
+    )
+    halting.chmod(0o755)
+    async with Shim(tmp_path, runtime=str(halting)) as shim:
+        await shim.up(
+            "c", ["sh", "-c", "exit 7"] if how == "ended" else ["sleep", "1000"]
+        )
+        pid = (await shim.call("c", "create")).pid
+        await shim.call("c", "start")
+        if how == "ended":
+            await shim.call("c", "wait")
+        await shim.kill_shim("c")
+        argv = shim.flags("c", "delete", bundle=str(shim.bundles / "c"))
+        with subprocess.Popen(argv, cwd=shim.bundles / "c", env=shim.env) as halted:
+            await until(at.exists)
+            halted.kill()
+        await ended(int(at.read_text()))
+        status = {"ended": 7, "lived": 137}[how]
+        for _ in range(2):
+            assert (pid, status) == answer(shim.delete_action("c"))[:2]
+            assert [] == shim.leftovers("c")
 
 
 @pytest.mark.parametrize("missing", ["config.json", "runtime", "rootfs", "bundle"])

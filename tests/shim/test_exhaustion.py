@@ -28,6 +28,7 @@ from .harness import (
     tiny_disk,
     until,
 )
+from .test_service import gated
 from .test_strangers import elsewhere, fds_of, unharmed
 from .test_terminal import terminal_spec
 
@@ -42,6 +43,19 @@ def few_fds(pid: int, count: int) -> Iterator[None]:
     old = resource.prlimit(pid, resource.RLIMIT_NOFILE)
     most = max(int(fd) for fd in os.listdir(f"/proc/{pid}/fd"))
     resource.prlimit(pid, resource.RLIMIT_NOFILE, (most + 1 + count, old[1]))
+    try:
+        yield
+    finally:
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, old)
+
+
+@contextlib.contextmanager
+def no_fds(pid: int) -> Iterator[None]:
+    """Let a process open nothing more, as if others had taken what it might have."""
+    old = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    used = {int(fd) for fd in os.listdir(f"/proc/{pid}/fd")}
+    free = min(set(range(len(used) + 1)) - used)
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (free, old[1]))
     try:
         yield
     finally:
@@ -145,6 +159,40 @@ async def test_a_create_without_descriptors(
         # Nobody read its streams: let them go.
         for name in ("stdout", "stderr"):
             os.close(os.open(tmp_path / name, os.O_RDWR | os.O_NONBLOCK))
+
+
+@RUNTIMES
+@pytest.mark.parametrize("terminal", [False, True])
+@in_loop
+async def test_descriptors_that_run_out_while_the_runtime_runs(
+    tmp_path: Path, runtime: str, terminal: bool
+) -> None:
+    """What it has made is known, and can be ended: descriptors are kept for that."""
+    config = (terminal_spec if terminal else spec)(["sleep", "1000"])
+    async with Shim(tmp_path, runtime=runtime) as shim, unharmed(shim):
+        pid = (await shim.call("c", "connect")).shim_pid
+        shim.bundle("d", config)
+        with gated(shim, "create") as gate:
+            create = asyncio.create_task(
+                shim.call("c", "create", **elsewhere(shim, "d"), terminal=terminal)
+            )
+            await gate.reached()
+            with no_fds(pid):
+                gate.open()
+                init = (await create).pid
+                refusals: list[DunnageError] = []
+                # What is spare may do for a start, too.
+                try:
+                    await shim.call("c", "start", id="d")
+                except ResourceExhausted as error:
+                    refusals.append(error)
+        for refusal in refusals:
+            assert "too many open files" in str(refusal).lower()
+            await shim.call("c", "start", id="d")
+        os.kill(init, 9)
+        assert 137 == (await shim.call("c", "wait", id="d")).exit_status
+        await shim.call("c", "delete", id="d")
+        assert [] == traces(shim, "d")
 
 
 @in_loop

@@ -199,6 +199,7 @@ async def test_many_starts_race(tmp_path: Path, stale: bool) -> None:
             with socket.socket(socket.AF_UNIX) as dead:
                 dead.bind(str(pod_socket(shim)))
         answers = await asyncio.gather(*(start(shim, name) for name in names))
+        await until(lambda: len(pids_with(shim.namespace)) == 1)
         (server,) = pids_with(shim.namespace)
         for name, answer in zip(names, answers, strict=True):
             await shim.connect(name, answer)

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from tests.shim.altered import altered
 from tests.shim.harness import Shim, proc_status, spec, until
 
 HOST: Final = "host"
@@ -78,7 +79,11 @@ async def a_shim(directory: Path, runtime: str) -> AsyncIterator[Growth]:
     census.mkdir()
     (census / "sitecustomize.py").write_text(_CENSUS)
     environment = {"PYTHONPATH": str(census)}
-    async with Shim(directory, runtime=runtime, environment=environment) as shim:
+    # Not by way of the launcher: it isolates Python from its environment.
+    binary = altered(directory)
+    async with Shim(
+        directory, binary=binary, runtime=runtime, environment=environment
+    ) as shim:
         growth = Growth(shim)
         await growth.begin()
         yield growth

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
+import weakref
+
 import pytest
 
 from dunnage.errors import (
@@ -195,3 +199,19 @@ def test_of_an_early_oom_kill_nothing_is_left() -> None:
                 if succeeds:
                     creating.commit(100)
         assert tasks[0].to_bytes() == tasks[1].to_bytes()
+
+
+def test_a_refusal_keeps_nobody() -> None:
+    """Without the collector a task goes with its last owner, whatever was refused."""
+    task, _ = running()
+    alive = weakref.ref(task)
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        with contextlib.suppress(Unknown):
+            task.check(Operation.START)
+        del task
+        assert alive() is None
+    finally:
+        if was_enabled:
+            gc.enable()

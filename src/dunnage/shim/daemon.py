@@ -16,6 +16,7 @@ import resource
 import select
 import signal
 import socket
+import sys
 import time
 from collections.abc import Callable, Coroutine
 from typing import Final
@@ -25,8 +26,10 @@ from dunnage.bootstrap import address, wire
 from dunnage.bootstrap.flags import Flags
 from dunnage.drivers.runc import Options, RuncDriver
 from dunnage.errors import InvalidArgument
+from dunnage.host import loop
 from dunnage.host.procs import Children, set_child_subreaper
 from dunnage.host.procs.spawn import raise_nofile_limit
+from dunnage.host.procs.title import set_title
 from dunnage.host.stdio import Held
 from dunnage.publish.outbox import Outbox
 from dunnage.publish.publisher import Publisher
@@ -79,13 +82,14 @@ def serve(flags: Flags, told: wire.Start, listener: socket.socket) -> int:
     identity = socket_file.file_identity(path)
     fields = {"runtime": "io.containerd.dunnage.v2", "namespace": flags.namespace}
     log.set_up(fields, debug=told.debug)
+    set_title(_title(flags), [n + b"=" + v for n, v in os.environb.items()])
     # Into the log, not the bundle: the daemon removes that as soon as we are gone.
     faulthandler.enable(file=2)
     try:
         set_child_subreaper()
         raise_nofile_limit()
         _close_what_was_inherited(listener.fileno())
-        asyncio.run(Daemon(flags, told, listener).run())
+        loop.run(Daemon(flags, told, listener).run())
     except BaseException:  # noqa: BLE001  # the log is the only place to say it
         _log.critical("the shim dies", exc_info=True)
         # Nobody comes to it any more; a successor's is another file.
@@ -185,6 +189,14 @@ class Daemon:
 
     def _driver(self, options: Options) -> RuncDriver:
         return RuncDriver(self._children, options, self._namespace, self._held)
+
+
+def _title(flags: Flags) -> list[bytes]:
+    """Return the words by which operators look for a shim; as the Go shim's."""
+    words = [sys.argv[0]]
+    for name in ("namespace", "id", "address"):
+        words += [f"-{name}", getattr(flags, name)]
+    return [os.fsencode(word) for word in (*words, *["-debug"] * flags.debug)]
 
 
 def _room_until(limit_s: float) -> Callable[[], Coroutine[None, None, None]]:

@@ -9,12 +9,33 @@ from __future__ import annotations
 import os
 import sys
 
-from dunnage.bootstrap import flags
+from dunnage.bootstrap import flags, warm
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import TypeAlias
 
 
-def main() -> int:
-    """Run the shim binary; return its exit status."""
-    name = os.path.basename(sys.argv[0])
+Start: TypeAlias = "Callable[[flags.Flags, bytes], bytes]"
+
+
+def start(given: flags.Flags, stdin: bytes) -> bytes:
+    """Do what `start` does; the real one is imported when it is needed."""
+    from .start import start
+
+    return start(given, stdin)
+
+
+def main(start: Start = start) -> int:
+    """Run the shim binary; return its exit status.
+
+    Args:
+        start: does the action of that name.
+    """
+    called_as = os.environ.pop(warm.ARGV0_VARIABLE, "") or sys.argv[0]
+    sys.argv[0] = called_as
+    name = os.path.basename(called_as)
     try:
         given = flags.parse(sys.argv[1:])
     except flags.FlagError as error:
@@ -22,7 +43,7 @@ def main() -> int:
         sys.stderr.write(f"{text}{flags.usage(name)}")
         return error.exit_status
     try:
-        return _act(name, given)
+        return _act(name, given, start)
     except Exception as error:  # noqa: BLE001  # the daemon shows this line to a user
         sys.stderr.write(f"{name}: {describe(error)}")
         return 1
@@ -34,7 +55,7 @@ def describe(error: Exception) -> str:
     return " ".join(text.split())
 
 
-def _act(name: str, given: flags.Flags) -> int:
+def _act(name: str, given: flags.Flags, start: Start) -> int:
     if given.version:
         return _version(name)
     if given.info:
@@ -46,8 +67,6 @@ def _act(name: str, given: flags.Flags) -> int:
         return 1
     match given.action:
         case "start":
-            from .start import start
-
             # One byte more than allowed: the reader of it says what is too much.
             stdin = sys.stdin.buffer.read(flags.STDIN_LIMIT_BYTES + 1)
             return _answer(start(given, stdin))

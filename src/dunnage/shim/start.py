@@ -13,7 +13,7 @@ import contextlib
 import os
 import signal
 import socket
-from typing import Final
+from typing import Final, NamedTuple
 
 from dunnage.bootstrap import address, bundle, identifiers, wire
 from dunnage.bootstrap.flags import Flags
@@ -26,8 +26,33 @@ _TURNS: Final = 5
 """How often a shim may leave before us; after that its address is a guess."""
 
 
+class Begun(NamedTuple):
+    """What `begin` has found out."""
+
+    answer: bytes
+    told: wire.Start
+    listener: socket.socket | None
+    """Where a new server is to serve; None: the container has joined one that lives."""
+
+
 def start(flags: Flags, stdin: bytes) -> bytes:
     """Start the shim of a container, or find the one of its group; return the answer.
+
+    The server is a fork of this process. Otherwise as `begin`.
+    """
+    begun = begin(flags, stdin)
+    if begun.listener is not None:
+        with begun.listener:
+            try:
+                _fork_server(flags, begun.told, begun.listener)
+            except BaseException:
+                abandon(begun.listener)
+                raise
+    return begun.answer
+
+
+def begin(flags: Flags, stdin: bytes) -> Begun:
+    """Bind the socket of a container's shim, or find the shim of its group.
 
     The working directory is the bundle.
 
@@ -46,26 +71,19 @@ def start(flags: Flags, stdin: bytes) -> bytes:
     # On disk before anybody can need it: a daemon of 1.6 or 1.7 that restarts finds
     # the shim by this file only.
     bundle.write(os.getcwd(), bundle.ADDRESS, where)
+    listener = None
     # Who leaves has unlinked its socket: the next turn finds none, and binds.
     for _ in range(_TURNS):
-        if _bound(flags, told, path) or _joined(path, flags.id):
+        listener = socket_file.bind(path)
+        if listener is not None or _joined(path, flags.id):
             break
-    return wire.render_answer(told.dialect, where)
+    return Begun(wire.render_answer(told.dialect, where), told, listener)
 
 
-def _bound(flags: Flags, told: wire.Start, path: str) -> bool:
-    """Start a server, unless there is one."""
-    listener = socket_file.bind(path)
-    if listener is None:
-        return False
-    try:
-        _fork_server(flags, told, listener)
-    except BaseException:
-        os.unlink(path)
-        raise
-    finally:
-        listener.close()
-    return True
+def abandon(listener: socket.socket) -> None:
+    """Undo a bind: nobody will serve there."""
+    with contextlib.suppress(OSError):
+        os.unlink(str(listener.getsockname()))
 
 
 def _joined(path: str, container_id: str) -> bool:
@@ -97,10 +115,7 @@ def _fork_server(flags: Flags, told: wire.Start, listener: socket.socket) -> Non
             status = daemon.serve(flags, told, listener)
         finally:
             os._exit(status)
-    # A shim with the wrong score is better than none: without privileges it cannot be
-    # set, and a parent in another pid namespace cannot be asked.
-    with contextlib.suppress(OSError):
-        _set_oom_score(pid)
+    set_oom_score(pid, os.getppid())
 
 
 def _detach_streams() -> None:
@@ -111,9 +126,14 @@ def _detach_streams() -> None:
         os.close(null)
 
 
-def _set_oom_score(pid: int) -> None:
-    """Make the server a likelier victim than the daemon, by one (containerd #3380)."""
-    with open(f"/proc/{os.getppid()}/oom_score_adj", encoding="ascii") as file:
-        score = min(int(file.read()) + 1, 1000)
-    with open(f"/proc/{pid}/oom_score_adj", "w", encoding="ascii") as file:
-        file.write(str(score))
+def set_oom_score(pid: int | str, daemon: int) -> None:
+    """Make a server a likelier victim than the daemon, by one (containerd #3380).
+
+    A shim with the wrong score is better than none: without privileges it cannot be
+    set, and a daemon in another pid namespace cannot be asked.
+    """
+    with contextlib.suppress(OSError):
+        with open(f"/proc/{daemon}/oom_score_adj", encoding="ascii") as file:
+            score = min(int(file.read()) + 1, 1000)
+        with open(f"/proc/{pid}/oom_score_adj", "w", encoding="ascii") as file:
+            file.write(str(score))

@@ -412,7 +412,11 @@ class Task:
             self._refuse_while_deleting()
         refusal = table.verdict(op, process.state, is_exec=bool(exec_id))
         if refusal is not None:
-            raise refusal
+            try:
+                raise refusal
+            finally:
+                # Its traceback leads here, and to us: we would outlive our delete.
+                del refusal
 
     def _refuse_while_deleting(self) -> None:
         if self._init.op is Op.DELETE:

@@ -9,7 +9,7 @@ import resource
 import signal
 import sys
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 
 import pytest
@@ -250,6 +250,46 @@ def test_who_was_reaped_by_another_ended_with_an_unknown_status(tmp_path: Path) 
             child = claim.child()
         assert child.exited is not None
         assert child.exited.status == 255
+
+    in_child(main)
+
+
+@contextlib.contextmanager
+def no_fds() -> Iterator[None]:
+    """Have no descriptor left, until the end of the block."""
+    old = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, old[1]))
+    taken: list[int] = []
+    try:
+        with contextlib.suppress(OSError):
+            while True:
+                taken.append(os.eventfd(0))
+        yield
+    finally:
+        for fd in taken:
+            os.close(fd)
+        resource.setrlimit(resource.RLIMIT_NOFILE, old)
+
+
+def test_a_claim_has_a_descriptor_for_its_pid_file(tmp_path: Path) -> None:
+    """Whoever took the last ones while the runtime ran: its process can be ended."""
+    file = tmp_path / "init.pid"
+
+    async def main() -> None:
+        with Children() as children:
+            before = os.listdir("/proc/self/fd")
+            with children.expecting(str(file)) as claim:
+                await children.run([SH, "-c", f"sleep 60 & echo -n $! > {file}"])
+                with no_fds():
+                    child = claim.child()
+                    assert child is claim.child()
+                child.kill(signal.SIGKILL)
+                assert (await child.wait()).status == 137
+            none_left = pytest.raises(OSError, match="Too many open files")
+            with no_fds(), none_left, children.expecting(str(file)):
+                pytest.fail("it could not be read")
+            assert not children._claims
+            assert before == os.listdir("/proc/self/fd")
 
     in_child(main)
 

@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 from tests.host.stdio.clients import Processes
+from tests.loops import each_loop
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+
+__all__ = ["each_loop"]
 
 
 @pytest.fixture

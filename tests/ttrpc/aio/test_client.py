@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from tests import sockets
 from tests.ttrpc.notes import (
     ECHO,
     Note,
@@ -49,10 +50,9 @@ class RawServer:
 
     async def requests(self, count: int) -> list[RequestReceived]:
         """Wait for so many requests."""
-        loop = asyncio.get_running_loop()
         found: list[RequestReceived] = []
         while len(found) < count:
-            data = await loop.sock_recv(self.sock, 65536)
+            data = await sockets.recv(self.sock, 65536)
             events = self.connection.receive_data(data)
             found += [it for it in events if isinstance(it, RequestReceived)]
         return found

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
+from tests import sockets
 from tests.ttrpc.notes import run, wait_until
 
 from dunnage.errors import (
@@ -73,10 +74,9 @@ class Bench:
 
     async def receive(self, count: int) -> bytes:
         """Read at the peer's end."""
-        loop = asyncio.get_running_loop()
         data = b""
         while len(data) < count:
-            data += await loop.sock_recv(self.peer, 65536)
+            data += await sockets.recv(self.peer, 65536)
         return data
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests import sockets
 from tests.ttrpc.notes import ECHO, HOLD, Note, request_frame, run, wait_until
 
 from dunnage.errors import (
@@ -94,12 +95,11 @@ def raw_peer(server: Server) -> Iterator[socket.socket]:
 
 async def read_statuses(sock: socket.socket, count: int) -> list[tuple[int, int, str]]:
     """Read so many responses as (stream id, code, text)."""
-    loop = asyncio.get_running_loop()
     sock.setblocking(False)
     buffer = FrameBuffer()
     found: list[tuple[int, int, str]] = []
     while len(found) < count:
-        buffer.feed(await loop.sock_recv(sock, 65536))
+        buffer.feed(await sockets.recv(sock, 65536))
         for frame in buffer:
             assert isinstance(frame, Frame)
             status = Response.FromString(frame.data).status
@@ -356,7 +356,7 @@ class TestBadInput:
             async with closing_server(server_of()) as server:
                 with raw_peer(server) as sock:
                     sock.setblocking(False)
-                    await asyncio.get_running_loop().sock_sendall(sock, data)
+                    await sockets.send_all(sock, data)
                     ((stream_id, code, _),) = await read_statuses(sock, 1)
                     assert (stream_id, code) == (1, 8)
                     sock.sendall(request_frame(3, ECHO.service, ECHO.name))
@@ -501,7 +501,7 @@ class TestEnds:
                 with raw_peer(server) as sock:
                     frame = request_frame(1, ECHO.service, ECHO.name, bytes(1 << 20))
                     sock.setblocking(False)
-                    await asyncio.get_running_loop().sock_sendall(sock, frame)
+                    await sockets.send_all(sock, frame)
                     (session,) = server._sessions
                     await wait_until(lambda: session._connection.queued_bytes)
                     await server.drain(timeout_s=0.01)

@@ -26,7 +26,11 @@ from dunnage.errors import (
     NotFound,
     Unknown,
 )
-from dunnage.host.mounts import mount_all, unmount_recursive
+from dunnage.host.mounts import (
+    mount_all_apart,
+    unmount_recursive,
+    unmount_recursive_apart,
+)
 from dunnage.host.procs import Child, Children, Claim
 from dunnage.host.stdio import Held, Stdio
 
@@ -155,7 +159,9 @@ class RuncContainer(_RuncProcess, Container):
         existed = os.path.exists(state)
         try:
             if self._creation.rootfs:
-                await self._mount()
+                await mount_all_apart(
+                    self._children, self._creation.rootfs, self._rootfs
+                )
             pid_file = f"{self._bundle}/{bundle.INIT_PID}"
             arguments = ["create", "--bundle", self._bundle, "--pid-file", pid_file]
             if self._command.options.no_pivot_root:
@@ -174,10 +180,6 @@ class RuncContainer(_RuncProcess, Container):
             with contextlib.suppress(DunnageError, OSError):
                 await self.release()
             raise
-
-    async def _mount(self) -> None:
-        rootfs, mounts = self._rootfs, self._creation.rootfs
-        await self._children.call(lambda: mount_all(mounts, rootfs))
 
     @property
     def _rootfs(self) -> str:
@@ -230,7 +232,7 @@ class RuncContainer(_RuncProcess, Container):
             rootfs = self._rootfs
             try:
                 try:
-                    await self._children.call(lambda: unmount_recursive(rootfs))
+                    await unmount_recursive_apart(self._children, rootfs)
                 except OSError:
                     # No process can be had: better that we wait than that it stays.
                     unmount_recursive(rootfs)

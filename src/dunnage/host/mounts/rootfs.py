@@ -62,11 +62,23 @@ def _mount(component: Mount, rootfs: str, mounted: list[str]) -> None:
             # A bind has the flags of its source: only a remount makes it read-only.
             syscalls.mount("", target, "", flags | MountFlag.REMOUNT, "")
     except (OSError, ValueError) as error:
-        raise DunnageError(
-            f'mount source: "{component.source}", target: "{target}", '
-            f'fstype: {component.type}, flags: {flags.value}, data: "{data}", '
-            f"err: {syscalls.said(error)}"
-        ) from error
+        text = failure(component, target, flags, data, error)
+        raise DunnageError(text) from error
+
+
+def failure(
+    component: Mount,
+    target: str,
+    flags: MountFlag,
+    data: str,
+    error: OSError | ValueError,
+) -> str:
+    """Say which call of mount(2) was refused, and how."""
+    return (
+        f'mount source: "{component.source}", target: "{target}", '
+        f'fstype: {component.type}, flags: {flags.value}, data: "{data}", '
+        f"err: {syscalls.said(error)}"
+    )
 
 
 def _undo(mounted: list[str]) -> list[str]:

@@ -36,6 +36,8 @@ _log = logging.getLogger(__name__)
 _OUTPUT_LIMIT_BYTES = 16 << 20
 _UNKNOWN_STATUS = 255
 _MOST_FD = (1 << 31) - 1
+_SPARE_FDS = 3
+"""For the pid file; after it for a terminal's connection, master and slave."""
 
 
 class Completed(NamedTuple):
@@ -48,12 +50,32 @@ class Completed(NamedTuple):
 
 
 class Claim:
-    """An operation's claim on the process that its runtime will leave us."""
+    """An operation's claim on the process that its runtime will leave us.
+
+    It keeps descriptors for the time when the runtime is gone: others may have taken
+    the last ones meanwhile, and a process that we cannot name could not be ended.
+    """
 
     def __init__(self, pid_file: str, children: Children) -> None:
         self._pid_file = pid_file
         self._children = children
         self._orphans: dict[int, Exited] = {}
+        self._child: Child | None = None
+        self._spare: list[int] = []
+
+    def reserve(self) -> None:
+        """Take the descriptors that are kept.
+
+        Raises:
+            OSError: there are not so many.
+        """
+        for _ in range(_SPARE_FDS):
+            self._spare.append(os.eventfd(0))
+
+    def release(self) -> None:
+        """Give back the descriptors that are kept; idempotent."""
+        while self._spare:
+            os.close(self._spare.pop())
 
     def keep(self, pid: int, exited: Exited) -> None:
         """Keep the status of an orphan: it may turn out to be ours."""
@@ -62,12 +84,18 @@ class Claim:
     def child(self) -> Child:
         """Return the process that the pid file names, exited already or not.
 
-        To be asked when the runtime is gone.
+        To be asked when the runtime is gone; what was kept is free from then on.
 
         Raises:
             OSError: there is no pid file.
             ValueError: it holds no pid.
         """
+        if self._child is None:
+            self.release()
+            self._child = self._find()
+        return self._child
+
+    def _find(self) -> Child:
         with open(self._pid_file, "rb") as file:  # text would import its codec
             pid = int(file.read())
         try:
@@ -122,14 +150,19 @@ class Children:
         """Claim, for the length of the block, the process that ``pid_file`` will name.
 
         A stale file of that name is removed first: it must never match.
+
+        Raises:
+            OSError: that failed, or there is no descriptor left to read the file with.
         """
         with contextlib.suppress(FileNotFoundError):
             os.unlink(pid_file)  # pathlib is not imported in a shim
         claim = Claim(pid_file, self)
         self._claims.add(claim)
         try:
+            claim.reserve()
             yield claim
         finally:
+            claim.release()
             self._claims.discard(claim)
 
     def adopt(self, pid: int) -> Child:

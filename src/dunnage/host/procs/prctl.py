@@ -12,17 +12,23 @@ PR_SET_CHILD_SUBREAPER: Final = 36
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def _prctl(option: int, argument: int) -> None:
-    if _libc.prctl(option, ctypes.c_ulong(argument), 0, 0, 0) != 0:
+def prctl(option: int, *arguments: int) -> None:
+    """Make the system call, with numbers and addresses; those not given are 0.
+
+    Raises:
+        OSError: the kernel refused.
+    """
+    words = [ctypes.c_ulong(argument) for argument in (*arguments, 0, 0, 0, 0)[:4]]
+    if _libc.prctl(option, *words) != 0:
         error = ctypes.get_errno()
         raise OSError(error, f"prctl({option}): {os.strerror(error)}")
 
 
 def set_child_subreaper() -> None:
     """Let orphaned descendants fall to this process, not to pid 1."""
-    _prctl(PR_SET_CHILD_SUBREAPER, 1)
+    prctl(PR_SET_CHILD_SUBREAPER, 1)
 
 
 def set_parent_death_signal(signum: int) -> None:
     """Have the kernel send ``signum`` here when the thread that forked us ends."""
-    _prctl(PR_SET_PDEATHSIG, signum)
+    prctl(PR_SET_PDEATHSIG, signum)

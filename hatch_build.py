@@ -1,0 +1,161 @@
+"""Builds what is C: the launcher, which containerd executes, and a library.
+
+With a C compiler it is the program in ``launcher/``, and the wheel is for one machine;
+without one it is the script ``launcher/thin``, and the wheel is for all.
+The library (``native/``) is not missed where it is not built.
+
+In the environment of a build:
+
+- ``DUNNAGE_LAUNCHER``: ``c`` fails without a compiler (and brings one, the package
+  ``ziglang``, where the build has a network); ``python`` asks for the script.
+- ``DUNNAGE_LAUNCHER_TARGET``: a machine (``x86_64``, ``aarch64``) to build for with
+  ziglang, independent of any libc.
+- ``CC``: the compiler.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any, Final
+
+from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+
+PROGRAM: Final = "containerd-shim-dunnage-v2"
+ZIGLANG: Final = "ziglang==0.17.1"
+# Newer than what such a program needs of a kernel; of libc it needs nothing.
+PORTABLE_TAG: Final = "py3-none-manylinux_2_17_{0}.musllinux_1_1_{0}"
+
+STANDARD: Final = ("-std=c11", "-D_GNU_SOURCE")
+FLAGS: Final = (
+    *STANDARD,
+    "-O2",
+    "-s",
+    "-D_FORTIFY_SOURCE=2",
+    "-fstack-protector-strong",
+    "-Wl,-z,relro,-z,now,-z,noexecstack",
+)
+# Tried in turn: a static program has nothing to load and is there in two thirds of the
+# time, but its libc is not on every machine.
+LINKS: Final = (("-static",), ("-fPIE", "-pie"))
+
+LIBRARY: Final = "src/dunnage/host/libprocs.so"
+LIBRARY_FLAGS: Final = ("-std=gnu11", "-O2", "-fvisibility=hidden", "-fPIC", "-shared")
+
+
+class Hook(BuildHookInterface):  # type: ignore[type-arg]
+    """Adds the launcher to the scripts of a wheel, and the library to the package."""
+
+    PLUGIN_NAME = "custom"
+
+    def dependencies(self) -> list[str]:
+        """Return what the build has to bring: a compiler, where there must be one."""
+        wants_zig = bool(_target()) or (_forced() == "c" and not _compilers())
+        return [ZIGLANG] if wants_zig and not _zig() else []
+
+    def initialize(self, version: str, build_data: dict[str, Any]) -> None:
+        """Make the launcher before the wheel is put together."""
+        self._folder = Path(tempfile.mkdtemp(prefix="dunnage-build-"))
+        launcher = self._folder / PROGRAM
+        tag = self._compile(launcher)
+        if tag:
+            build_data["pure_python"] = False
+            build_data["tag"] = tag
+            if self._compile_library():
+                build_data["artifacts"].append(LIBRARY)
+        else:
+            self._write_script(launcher, editable=version == "editable")
+        build_data["shared_scripts"][str(launcher)] = PROGRAM
+
+    def finalize(self, version: str, build_data: dict[str, Any], path: str) -> None:  # noqa: ARG002
+        """Remove what was made for the wheel."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _compile(self, launcher: Path) -> str:
+        """Compile the C launcher; return the wheel's tag, empty if that was no use."""
+        if _forced() == "python":
+            return ""
+        failures = []
+        for compiler in _compilers():
+            for link in LINKS:
+                done = subprocess.run(
+                    [*compiler, *self._arguments(launcher), *link],
+                    capture_output=True,
+                    text=True,
+                    check=False,
+                )
+                if done.returncode == 0:
+                    launcher.chmod(0o755)
+                    return _tag()
+                failures.append(f"{shlex.join(compiler)}: {done.stderr.strip()}")
+        if _forced() == "c" or _target():
+            raise RuntimeError("\n".join(["no C launcher", *failures]))
+        # A compiler without a libc's headers is as good as none.
+        self.app.display_warning("without a C compiler: the launcher is in Python")
+        return ""
+
+    def _compile_library(self) -> bool:
+        """Compile the library; an editable installation finds it where it is built."""
+        path = Path(self.root, LIBRARY)
+        path.unlink(missing_ok=True)  # never written to while it is mapped
+        sources = map(str, sorted(Path(self.root, "native").glob("*.c")))
+        command = [*_compilers()[0], *LIBRARY_FLAGS, "-o", str(path), *sources]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            self.app.display_warning(f"{LIBRARY} is not built: {done.stderr.strip()}")
+        return done.returncode == 0
+
+    def _arguments(self, launcher: Path) -> list[str]:
+        sources = sorted(Path(self.root, "launcher").glob("*.c"))
+        version = f'-DDUNNAGE_VERSION="{self.metadata.version}"'
+        return [*FLAGS, version, *map(str, sources), "-o", str(launcher)]
+
+    def _write_script(self, launcher: Path, *, editable: bool) -> None:
+        text = Path(self.root, "launcher", "thin").read_text()
+        if editable:
+            source = str(Path(self.root, "src"))
+            text = text.replace('SOURCE = ""', f"SOURCE = {source!r}")
+        launcher.write_text(text)
+        launcher.chmod(0o755)
+
+
+def _forced() -> str:
+    forced = os.environ.get("DUNNAGE_LAUNCHER", "")
+    if forced not in {"", "c", "python"}:
+        raise RuntimeError(f"DUNNAGE_LAUNCHER is {forced!r}: not c, nor python")
+    return forced
+
+
+def _target() -> str:
+    return os.environ.get("DUNNAGE_LAUNCHER_TARGET", "")
+
+
+def _zig() -> list[str]:
+    found = importlib.util.find_spec("ziglang")
+    return [sys.executable, "-m", "ziglang", "cc"] if found else []
+
+
+def _compilers() -> list[list[str]]:
+    """Return the compilers that are here, the one to be tried first in front."""
+    zig = _zig()
+    if target := _target():
+        return [[*zig, "-target", f"{target}-linux-musl"]] if zig else []
+    named = shlex.split(os.environ.get("CC", ""))
+    found = [[name] for name in ("cc", "gcc", "clang") if shutil.which(name)]
+    return [words for words in (named, *found, zig) if words]
+
+
+def _tag() -> str:
+    target = _target()
+    return (
+        PORTABLE_TAG.format(target)
+        if target
+        else f"py3-none-linux_{platform.machine()}"
+    )

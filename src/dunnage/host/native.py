@@ -1,0 +1,68 @@
+"""The small library of C beside us (``native/procs.c``), where it was built.
+
+Owns: loading it, and its structures, stated once more for ctypes.
+
+It is loaded once and stays: the package may be removed under us.
+Without it (no compiler where the package was built, another machine) everything works,
+and is slower.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from typing import Final
+
+_LAYOUT: Final = 1
+"""Must be that of the library: an editable install may have an older one."""
+_FILE: Final = "libprocs.so"
+
+
+class Order(ctypes.Structure):
+    """What to start: ``struct order``."""
+
+    _fields_ = (
+        ("programs", ctypes.POINTER(ctypes.c_char_p)),
+        ("argv", ctypes.POINTER(ctypes.c_char_p)),
+        ("envp", ctypes.POINTER(ctypes.c_char_p)),
+        ("cwd", ctypes.c_char_p),
+        ("defaults", ctypes.c_uint64),
+        ("nofile_soft", ctypes.c_uint64),
+        ("nofile_hard", ctypes.c_uint64),
+        ("fds", ctypes.c_int32 * 3),
+    )
+
+
+class Errand(ctypes.Structure):
+    """A call that may block, for a process of its own: ``struct errand``."""
+
+    _fields_ = (
+        ("source", ctypes.c_char_p),
+        ("target", ctypes.c_char_p),
+        ("type", ctypes.c_char_p),
+        ("data", ctypes.c_char_p),
+        ("flags", ctypes.c_uint64),
+        ("stack", ctypes.c_void_p),
+        ("stack_bytes", ctypes.c_uint64),
+        ("parent", ctypes.c_int32),
+        ("error", ctypes.c_int32),
+    )
+
+
+def load(path: str) -> ctypes.CDLL | None:
+    """Load the library at ``path``, if it is one of ours."""
+    try:
+        library = ctypes.CDLL(path)
+        layout = ctypes.c_int32.in_dll(library, "dunnage_layout").value
+    except (OSError, ValueError):
+        return None
+    if layout != _LAYOUT:
+        return None
+    library.dunnage_spawn.argtypes = (ctypes.POINTER(Order),)
+    for errand in (library.dunnage_mount, library.dunnage_unmount):
+        errand.argtypes = (ctypes.POINTER(Errand),)
+    return library
+
+
+library = load(os.path.join(os.path.dirname(__file__), _FILE))
+"""None: do without."""
