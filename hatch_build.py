@@ -30,7 +30,8 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 PROGRAM: Final = "containerd-shim-dunnage-v2"
 ZIGLANG: Final = "ziglang==0.17.1"
-# Newer than what such a program needs of a kernel; of libc it needs nothing.
+# The program needs nothing of a libc, and the library only of one that is newer.
+OLDEST_GLIBC: Final = "gnu.2.17"
 PORTABLE_TAG: Final = "py3-none-manylinux_2_17_{0}.musllinux_1_1_{0}"
 
 STANDARD: Final = ("-std=c11", "-D_GNU_SOURCE")
@@ -47,7 +48,14 @@ FLAGS: Final = (
 LINKS: Final = (("-static",), ("-fPIE", "-pie"))
 
 LIBRARY: Final = "src/dunnage/host/libprocs.so"
-LIBRARY_FLAGS: Final = ("-std=gnu11", "-O2", "-fvisibility=hidden", "-fPIC", "-shared")
+LIBRARY_FLAGS: Final = (
+    "-std=gnu11",
+    "-O2",
+    "-s",
+    "-fvisibility=hidden",
+    "-fPIC",
+    "-shared",
+)
 
 
 class Hook(BuildHookInterface):  # type: ignore[type-arg]
@@ -58,7 +66,7 @@ class Hook(BuildHookInterface):  # type: ignore[type-arg]
     def dependencies(self) -> list[str]:
         """Return what the build has to bring: a compiler, where there must be one."""
         wants_zig = bool(_target()) or (_forced() == "c" and not _compilers())
-        return [ZIGLANG] if wants_zig and not _zig() else []
+        return [ZIGLANG] if wants_zig and not _zig("musl") else []
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Make the launcher before the wheel is put together."""
@@ -68,8 +76,7 @@ class Hook(BuildHookInterface):  # type: ignore[type-arg]
         if tag:
             build_data["pure_python"] = False
             build_data["tag"] = tag
-            if self._compile_library():
-                build_data["artifacts"].append(LIBRARY)
+            self._add_library(build_data, editable=version == "editable")
         else:
             self._write_script(launcher, editable=version == "editable")
         build_data["shared_scripts"][str(launcher)] = PROGRAM
@@ -101,16 +108,17 @@ class Hook(BuildHookInterface):  # type: ignore[type-arg]
         self.app.display_warning("without a C compiler: the launcher is in Python")
         return ""
 
-    def _compile_library(self) -> bool:
-        """Compile the library; an editable installation finds it where it is built."""
-        path = Path(self.root, LIBRARY)
+    def _add_library(self, build_data: dict[str, Any], *, editable: bool) -> None:
+        """Compile the library; an editable installation finds it in our sources."""
+        path = Path(self.root, LIBRARY) if editable else self._folder / "library"
         path.unlink(missing_ok=True)  # never written to while it is mapped
         sources = map(str, sorted(Path(self.root, "native").glob("*.c")))
-        command = [*_compilers()[0], *LIBRARY_FLAGS, "-o", str(path), *sources]
+        command = [*_library_compiler(), *LIBRARY_FLAGS, "-o", str(path), *sources]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode != 0:
             self.app.display_warning(f"{LIBRARY} is not built: {done.stderr.strip()}")
-        return done.returncode == 0
+        elif not editable:
+            build_data["force_include"][str(path)] = LIBRARY.removeprefix("src/")
 
     def _arguments(self, launcher: Path) -> list[str]:
         sources = sorted(Path(self.root, "launcher").glob("*.c"))
@@ -137,19 +145,30 @@ def _target() -> str:
     return os.environ.get("DUNNAGE_LAUNCHER_TARGET", "")
 
 
-def _zig() -> list[str]:
-    found = importlib.util.find_spec("ziglang")
-    return [sys.executable, "-m", "ziglang", "cc"] if found else []
+def _zig(libc: str) -> list[str]:
+    """Return ziglang's compiler for a libc, empty if it is not installed."""
+    if not importlib.util.find_spec("ziglang"):
+        return []
+    machine = _target() or platform.machine()
+    return [sys.executable, "-m", "ziglang", "cc", "-target", f"{machine}-linux-{libc}"]
 
 
 def _compilers() -> list[list[str]]:
     """Return the compilers that are here, the one to be tried first in front."""
-    zig = _zig()
-    if target := _target():
-        return [[*zig, "-target", f"{target}-linux-musl"]] if zig else []
+    # Of the two libcs that ziglang has, only this one is linked statically.
+    zig = _zig("musl")
+    if _target():
+        return [zig] if zig else []
     named = shlex.split(os.environ.get("CC", ""))
     found = [[name] for name in ("cc", "gcc", "clang") if shutil.which(name)]
     return [words for words in (named, *found, zig) if words]
+
+
+def _library_compiler() -> list[str]:
+    """Return what makes a library that the interpreter's libc can load."""
+    first = _compilers()[0]
+    # musl takes the names of glibc's libraries for its own.
+    return [*_zig(OLDEST_GLIBC), "-lpthread"] if first == _zig("musl") else first
 
 
 def _tag() -> str:

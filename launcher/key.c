@@ -83,6 +83,16 @@ static void add_file(int self, struct bytes *text, const char *path, const char 
     bytes_text(text, "\n");
 }
 
+/* A file as it is; an empty line where it cannot be read. */
+static void add_lines(int self, struct bytes *text, const char *path)
+{
+    size_t before = text->length;
+    read_file(self, path, text);
+    while (text->length > before && text->data[text->length - 1] == '\n')
+        text->length--;
+    bytes_text(text, "\n");
+}
+
 static void add_root(int self, struct bytes *text)
 {
     struct stat status;
@@ -204,10 +214,10 @@ bool make_key(const struct call *call, struct key *key)
     add_file(self, text, "attr/current", "attr", "\n");
     add_root(self, text);
     add_namespaces(self, text);
-    read_file(self, "cgroup", text);
+    add_lines(self, text, "cgroup");
     for (size_t i = 0; i < COUNT(values); i++)
         add_file(self, text, values[i], values[i], " \t\n\v\f\r");
-    read_file(self, "limits", text);
+    add_lines(self, text, "limits");
     add_scheduling(self, text);
     known = add_environment(call->environment, text) && known;
     close(self);

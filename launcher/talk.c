@@ -150,7 +150,9 @@ static int hear_answer(int connection)
         return NOBODY_ANSWERED;
     bool written = write_all(STDERR_FILENO, err.data, err.length);
     written = write_all(STDOUT_FILENO, out.data, out.length) && written;
-    wait_for_end(connection);
+    /* A shim whose address nobody has heard must not stay. */
+    if (written)
+        wait_for_end(connection);
     return written || status ? (int)(status & 0xff) : 1;
 }
 

@@ -53,11 +53,18 @@ apt_install() { # PACKAGE...
     >/dev/null </dev/null || die "apt-get install failed: $*"
 }
 
+has_compiler() {
+  [[ -n ${CC-} ]] || command -v cc gcc clang >/dev/null
+}
+
 # Makes .venv with the package in it, editable; "dev" adds the tools of development.
 # What was installed stands in a stamp: the next run has nothing to do.
 ensure_venv() { # [dev]
   local kind=${1:-plain} python=/usr/bin/python3 want tools=()
-  want=$(cat pyproject.toml hatch_build.py native/* launcher/* <(pwd) | sha256sum)
+  # The tests are of the C launcher, whatever compiler that takes.
+  if [[ $kind == dev ]]; then local -x DUNNAGE_LAUNCHER=${DUNNAGE_LAUNCHER:-c}; fi
+  want=$(cat pyproject.toml hatch_build.py native/* launcher/* <(pwd) \
+    <(echo "${DUNNAGE_LAUNCHER-}") | sha256sum)
   if [[ -x .venv/bin/python ]]; then
     [[ $(cat .venv/dunnage-dev 2>/dev/null) != "$want" ]] || return 0
     [[ $kind == dev || $(cat .venv/dunnage-plain 2>/dev/null) != "$want" ]] || return 0
@@ -74,10 +81,25 @@ ensure_venv() { # [dev]
 import tomllib
 with open("pyproject.toml", "rb") as file:
     print(*tomllib.load(file)["dependency-groups"]["dev"], sep="\n")')
+    has_compiler || tools+=("$(sed -n 's/^ZIGLANG.*"\(.*\)"$/\1/p' hatch_build.py)")
   fi
   .venv/bin/python -m pip install --quiet --disable-pip-version-check \
     --editable . "${tools[@]}" || die "pip failed (no network?)"
   echo "$want" >".venv/dunnage-$kind"
+}
+
+# Installs one more group of tools into .venv.
+ensure_group() { # GROUP
+  local tools=()
+  mapfile -t tools < <(.venv/bin/python -c '
+import sys, tomllib
+with open("pyproject.toml", "rb") as file:
+    print(*tomllib.load(file)["dependency-groups"][sys.argv[1]], sep="\n")' "$1")
+  [[ $(cat ".venv/dunnage-group-$1" 2>/dev/null) != "${tools[*]}" ]] || return 0
+  say "installing ${tools[*]}"
+  .venv/bin/python -m pip install --quiet --disable-pip-version-check "${tools[@]}" ||
+    die "pip failed (no network?)"
+  echo "${tools[*]}" >".venv/dunnage-group-$1"
 }
 
 # A root filesystem in which every applet of busybox is a command.

@@ -13,7 +13,7 @@ import signal
 import subprocess
 import tarfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from tests.machine import cgroups_named, pids_with
@@ -25,6 +25,8 @@ IMAGE = "test.invalid/busybox:1"
 LIMIT_S = 20.0
 UNUSED = [
     "io.containerd.grpc.v1.cri",
+    "io.containerd.cri.v1.images",  # these two: of containerd 2
+    "io.containerd.cri.v1.runtime",
     "io.containerd.internal.v1.opt",
     "io.containerd.tracing.processor.v1.otlp",
     "io.containerd.snapshotter.v1.aufs",
@@ -118,7 +120,13 @@ def image_archive(path: Path) -> None:
 class Containerd:
     """One daemon, its ctr, and a namespace that nobody else uses."""
 
-    def __init__(self, directory: Path, version: str, path: str) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        version: str,
+        path: str,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         self.directory = directory
         self.version = version
         self.address = directory / "c.sock"
@@ -126,7 +134,10 @@ class Containerd:
         self.bundles = (
             directory / "state/io.containerd.runtime.v2.task" / self.namespace
         )
-        self._path = path
+        # Without an environment of its caller's: the fork servers of the tests.
+        if environment is None:
+            environment = {FORKSERVER: os.environ[FORKSERVER]}
+        self._environment = {"PATH": path, **environment}
         self._process: subprocess.Popen[bytes] | None = None
         config = directory / "config.toml"
         config.write_text(
@@ -150,7 +161,7 @@ class Containerd:
                 stdout=log,
                 stderr=log,
                 stdin=subprocess.DEVNULL,
-                env={"PATH": self._path, FORKSERVER: os.environ[FORKSERVER]},
+                env=self._environment,
             )
         wait_for("containerd", lambda: self.ctr("version", check=False).returncode == 0)
 

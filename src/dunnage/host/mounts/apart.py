@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from dunnage.host.procs import Children
 
 _STACK_BYTES: Final = 16 << 10
+_Stack: Final = ctypes.c_char * _STACK_BYTES
+# Made once: each such type is a cycle of objects, and `cast` would make one, too.
 
 
 async def mount_all_apart(
@@ -85,8 +87,8 @@ async def _told(
     children: Children, begin: Callable[[native.Errand], int], call: native.Errand
 ) -> int:
     """Run ``call`` and return the errno that it ended with, or 0."""
-    stack = ctypes.create_string_buffer(_STACK_BYTES)
-    call.stack = ctypes.cast(stack, ctypes.c_void_p)
+    stack = _Stack()
+    call.stack = ctypes.addressof(stack)
     call.stack_bytes = _STACK_BYTES
     pid = begin(call)
     if pid == -errno.ENOSYS:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import functools
 import os
 import resource
 import signal
@@ -39,6 +40,8 @@ _HANDLED: Final = (
 )
 
 _DEFAULTS: Final = sum(1 << (signum - 1) for signum in _HANDLED)
+
+_POINTERS_STEP: Final = 16
 
 _ABSENT: Final = frozenset({errno.ENOENT, errno.ENOTDIR})
 
@@ -223,8 +226,17 @@ def _encoded(texts: Iterable[str]) -> list[bytes]:
 
 
 def _pointers(texts: list[bytes]) -> Array[ctypes.c_char_p]:
-    """Return what C calls ``char **``, ended by a NULL."""
-    return (ctypes.c_char_p * (len(texts) + 1))(*texts)
+    """Return what C calls ``char **``, ended by a NULL, or more of them."""
+    return _array(len(texts) // _POINTERS_STEP + 1)(*texts)
+
+
+@functools.cache
+def _array(steps: int) -> type[Array[ctypes.c_char_p]]:
+    """Return the type of an array of pointers: few of them, and they are kept.
+
+    One that is made anew is a cycle of objects, for the collector to find.
+    """
+    return ctypes.c_char_p * (steps * _POINTERS_STEP)
 
 
 def run_to_end(argv: Sequence[str], *, cwd: str | None = None) -> tuple[int, bytes]:
