@@ -16,7 +16,7 @@
    block, to which the kernel itself writes (rseq). They call the kernel without libc,
    whose errno lies there.
 
-   Loaded by dunnage.host.memory, which states the same structures for ctypes. */
+   Loaded by dunnage.host.native, which states the same structures for ctypes. */
 
 #define _GNU_SOURCE
 #include <errno.h>
@@ -100,7 +100,7 @@ static int is_unsafe(const struct range *ranges, size_t count) {
          holds(ranges, count, (uintptr_t)pthread_self());
 }
 
-EXPORT uint64_t dunnage_thread_block(void) { return (uint64_t)(uintptr_t)pthread_self(); }
+EXPORT int64_t dunnage_thread_block(void) { return (int64_t)(uintptr_t)pthread_self(); }
 
 static long write_all(int fd, const struct range *range) {
   uint64_t done = 0, size = range->end - range->start;
@@ -116,9 +116,15 @@ static long write_all(int fd, const struct range *range) {
   return 0;
 }
 
+/* Returns where the whole file is mapped for reading, or -errno. Privately, as not every
+   kernel maps a sealed file otherwise. */
+EXPORT int64_t dunnage_view(int fd, uint64_t size) {
+  return call(SYS_mmap, 0, (long)size, PROT_READ, MAP_PRIVATE, fd, 0);
+}
+
 /* Returns 0, or -errno; then, but for a failure of the mapping itself, nothing has
    changed, and where some ranges are mapped and others not, all still hold the same. */
-EXPORT long dunnage_share(int fd, const struct range *ranges, size_t count) {
+EXPORT int64_t dunnage_share(int fd, const struct range *ranges, size_t count) {
   uint64_t mask;
   long result;
 
@@ -162,10 +168,11 @@ static long drop(char *at, const char *original, uint64_t page) {
 
 /* ``view`` is where the whole file is mapped for reading. Returns how many pages were
    given back, and in the upper half how many were copies before; or -errno. */
-EXPORT int64_t dunnage_give_back(int pagemap, const char *view,
+EXPORT int64_t dunnage_give_back(int pagemap, int64_t view,
                                  const struct range *ranges, size_t count,
                                  uint64_t page) {
   uint64_t entries[ENTRIES], mask;
+  uint64_t size = 0;
   int64_t own = 0, same = 0;
   long result;
 
@@ -175,6 +182,7 @@ EXPORT int64_t dunnage_give_back(int pagemap, const char *view,
     return result;
   for (size_t i = 0; i < count && !result; i++) {
     const struct range *range = &ranges[i];
+    size = range->offset + (range->end - range->start);
     for (uint64_t at = range->start; at < range->end && !result;) {
       uint64_t number = (range->end - at) / page;
       if (number > ENTRIES)
@@ -184,7 +192,7 @@ EXPORT int64_t dunnage_give_back(int pagemap, const char *view,
       if (n != (long)(number * 8))
         result = n < 0 ? n : -EIO;
       for (uint64_t k = 0; k < number && !result; k++, at += page) {
-        const char *original = view + range->offset + (at - range->start);
+        const char *original = (const char *)view + range->offset + (at - range->start);
         if ((entries[k] & (PRESENT | IN_FILE)) != PRESENT)
           continue;
         own++;
@@ -196,5 +204,7 @@ EXPORT int64_t dunnage_give_back(int pagemap, const char *view,
     }
   }
   unblock(&mask);
+  /* What was looked at would count as used. */
+  call(SYS_madvise, (long)view, (long)size, MADV_DONTNEED, 0, 0, 0);
   return result ? result : own << 32 | same;
 }

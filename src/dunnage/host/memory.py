@@ -5,7 +5,7 @@ first write, by either side, for good.
 Here the parent's memory is moved into a sealed file in memory before the first fork
 (`share`): a fork then has nothing to copy for it.
 A write to a count of references that goes up and down again leaves a page as it was:
-such copies are found by comparing, and dropped (`Shared.give_back`).
+such copies are found by comparing, and dropped (`give_back`).
 
 Neither changes what anybody reads there; ``native/memory.c`` says why that is so.
 Where the library was not built, or a kernel refuses, everything stays as it is.
@@ -19,15 +19,18 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
+import sys
 from collections.abc import Iterable, Iterator
 from typing import Final, NamedTuple
 
-_FILE: Final = "libmemory.so"
+from . import native
+
 _PAGE: Final = mmap.PAGESIZE
 _BLOCK_BYTES: Final = 8192
 """So much around a thread's control block is left alone: the kernel writes to it."""
 _KINDS: Final = frozenset({"", "[heap]"})
 _OWN: Final = "rw-p"
+_libc = ctypes.PyDLL(None)
 
 
 class GivenBack(NamedTuple):
@@ -47,162 +50,124 @@ class Mapping(NamedTuple):
     name: str
 
 
-class _Range(ctypes.Structure):
-    """``struct range``."""
-
-    _fields_ = (
-        ("start", ctypes.c_uint64),
-        ("end", ctypes.c_uint64),
-        ("offset", ctypes.c_uint64),
-    )
-
-
-class Shared:
+class Shared(NamedTuple):
     """The memory that was shared, in the process that did it and in its forks."""
 
-    def __init__(
-        self,
-        library: ctypes.PyDLL,
-        view: int,
-        ranges: ctypes.Array[_Range],
-    ) -> None:
-        self._give_back = library.dunnage_give_back
-        self._view = view
-        self._ranges = ranges
+    view: int
+    """Where the whole file is mapped for reading."""
+    ranges: ctypes.Array[native.Range]
 
     @property
-    def shared_bytes(self) -> int:
-        """How much memory it is."""
-        return sum(each.end - each.start for each in self._ranges)
-
-    def give_back(self) -> GivenBack | None:
-        """Drop the copies that are as the original; None if nothing could be done.
-
-        It takes a few milliseconds, in which signals wait.
-        The process must have one thread, and nobody may share its memory.
-        """
-        try:
-            pagemap = os.open("/proc/self/pagemap", os.O_RDONLY | os.O_CLOEXEC)
-        except OSError:
-            return None
-        try:
-            pages = self._give_back(
-                pagemap, self._view, self._ranges, len(self._ranges), _PAGE
-            )
-        finally:
-            os.close(pagemap)
-        if pages < 0:
-            return None
-        return GivenBack((pages >> 32) * _PAGE, (pages & 0xFFFFFFFF) * _PAGE)
+    def size(self) -> int:
+        """How much it is, in bytes."""
+        return sum(each.end - each.start for each in self.ranges)
 
 
-def load(path: str) -> ctypes.PyDLL | None:
-    """Load the library at ``path``, if it is there."""
-    try:
-        # Without letting go of the interpreter: nothing runs beside it.
-        library = ctypes.PyDLL(path)
-        library.dunnage_share.restype = ctypes.c_long
-        library.dunnage_share.argtypes = (
-            ctypes.c_int,
-            ctypes.POINTER(_Range),
-            ctypes.c_size_t,
-        )
-        library.dunnage_give_back.restype = ctypes.c_int64
-        library.dunnage_give_back.argtypes = (
-            ctypes.c_int,
-            ctypes.c_void_p,
-            ctypes.POINTER(_Range),
-            ctypes.c_size_t,
-            ctypes.c_uint64,
-        )
-        library.dunnage_thread_block.restype = ctypes.c_uint64
-        library.dunnage_thread_block.argtypes = ()
-    except (OSError, AttributeError):
-        return None
-    return library
+_shared: list[Shared] = []
 
 
-_library: Final = load(os.path.join(os.path.dirname(__file__), _FILE))
+def share() -> int:
+    """Move this process's private memory into a file; return how much: 0 if it failed.
 
-
-def share() -> Shared | None:
-    """Move this process's private memory into a file; None if it could not be done.
-
-    To be called when everything is imported and warm, before the first fork, in a
-    process of one thread whose memory nobody shares.
+    To be called once, when everything is imported and warm, before the first fork, by
+    a process of one thread whose memory nobody shares.
+    What the kernel shows of this process (`procs.title`) has to be set anew: it shows
+    no file's content.
     """
-    if _library is None or len(os.listdir("/proc/self/task")) != 1:
-        return None
+    if native.library is None or _shared or len(os.listdir("/proc/self/task")) != 1:
+        return 0
     try:
         fd = os.memfd_create("dunnage", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     except OSError:
-        return None
+        return 0
     try:
-        return _share(_library, fd)
+        shared = _share(native.library, fd)
     except OSError:
-        return None
+        return 0
     finally:
         os.close(fd)
+    _shared[:] = [shared]
+    return shared.size
 
 
-def _share(library: ctypes.PyDLL, fd: int) -> Shared | None:
+def give_back() -> GivenBack | None:
+    """Drop the copies that are as the original; None if nothing could be done.
+
+    It takes a few milliseconds, in which signals wait.
+    For a process of one thread, while nobody shares its memory.
+    """
+    if native.library is None or not _shared:
+        return None
+    view, ranges = _shared[0]
+    try:
+        pagemap = os.open("/proc/self/pagemap", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        pages = native.library.dunnage_give_back(
+            pagemap, view, ranges, len(ranges), _PAGE
+        )
+    finally:
+        os.close(pagemap)
+    if pages < 0:
+        return None
+    return GivenBack((pages >> 32) * _PAGE, (pages & 0xFFFFFFFF) * _PAGE)
+
+
+def trim() -> None:
+    """Drop what the interpreter and libc keep in hand.
+
+    The cache of types' attributes holds on to names: emptied in the parent and in its
+    forks, their counts are the same.
+    """
+    sys._clear_type_cache()  # noqa: SLF001  # its documented use, until 3.13
+    _libc.malloc_trim(0)
+
+
+def _share(library: ctypes.CDLL, fd: int) -> Shared:
+    """Fill the file, and map it.
+
+    Raises:
+        OSError: the kernel refuses.
+    """
     with open("/proc/self/maps", encoding="ascii", errors="replace") as maps:
-        mappings = list(_parsed(maps))
-    block = library.dunnage_thread_block()
-    ranges = list(shareable(mappings, block))
-    table = (_Range * len(ranges))()
+        mappings = list(parsed(maps))
+    places = list(shareable(mappings, library.dunnage_thread_block()))
+    ranges = (native.Range * len(places))()
     size = 0
-    for entry, (start, end) in zip(table, ranges, strict=True):
-        entry.start, entry.end, entry.offset = start, end, size
+    for each, (start, end) in zip(ranges, places, strict=True):
+        each.start, each.end, each.offset = start, end, size
         size += end - start
     os.ftruncate(fd, size)
-    libc = ctypes.PyDLL(None, use_errno=True)
-    libc.mmap.restype = ctypes.c_void_p
-    libc.mmap.argtypes = (
-        ctypes.c_void_p,
-        ctypes.c_size_t,
-        ctypes.c_int,
-        ctypes.c_int,
-        ctypes.c_int,
-        ctypes.c_long,
-    )
-    # Private, as not every kernel maps a sealed file otherwise, for reading either.
-    view = libc.mmap(None, size, mmap.PROT_READ, mmap.MAP_PRIVATE, fd, 0)
-    if view in {None, ctypes.c_void_p(-1).value}:
-        return None
-    shared = Shared(library, view, table)
-    if library.dunnage_share(fd, table, len(table)) != 0:
-        return None
-    return shared
+    view = library.dunnage_view(fd, size)
+    if view < 0:
+        raise OSError(-view, os.strerror(-view))
+    result = library.dunnage_share(fd, ranges, len(ranges))
+    if result < 0:
+        raise OSError(-result, os.strerror(-result))
+    return Shared(view, ranges)
 
 
 def shareable(
     mappings: Iterable[Mapping], thread_block: int
 ) -> Iterator[tuple[int, int]]:
-    """Yield start and end of what may be shared: own, writable, of no file, no stack.
+    """Yield start and end of what may be shared: own, writable memory, but no stack.
 
     What the kernel writes to by itself is around the thread's control block.
     """
     low = (thread_block - _BLOCK_BYTES) // _PAGE * _PAGE
     high = (thread_block + _BLOCK_BYTES) // _PAGE * _PAGE + _PAGE
     for mapping in mappings:
-        if mapping.permissions != _OWN or not _is_ours(mapping):
+        is_data = mapping.inode or mapping.name in _KINDS
+        if mapping.permissions != _OWN or not is_data:
             continue
-        for start, end in (
-            (mapping.start, min(mapping.end, low)),
-            (max(mapping.start, high), mapping.end),
-        ):
-            if start < end:
-                yield start, end
-        if mapping.end <= low or mapping.start >= high:
-            continue
+        before = mapping.start, min(mapping.end, low)
+        after = max(mapping.start, high), mapping.end
+        yield from (each for each in (before, after) if each[0] < each[1])
 
 
-def _is_ours(mapping: Mapping) -> bool:
-    return mapping.name in _KINDS
-
-
-def _parsed(lines: Iterable[str]) -> Iterator[Mapping]:
+def parsed(lines: Iterable[str]) -> Iterator[Mapping]:
+    """Read /proc/PID/maps."""
     for line in lines:
         fields = line.split(maxsplit=5)
         start, _, end = fields[0].partition("-")

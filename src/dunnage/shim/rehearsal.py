@@ -37,6 +37,7 @@ from dunnage.bootstrap import address, bundle, wire
 from dunnage.bootstrap.flags import Flags
 from dunnage.descriptors import Empty
 from dunnage.errors import DunnageError
+from dunnage.host import loop
 from dunnage.host.procs import Child, Children, Claim, Exited
 from dunnage.oci import Spec
 from dunnage.ttrpc.aio.client import Client
@@ -110,7 +111,7 @@ def _play_shim(place: str, number: int) -> None:
     wire.render_answer(told.dialect, where)
     listener = socket_file.bind(f"{place}/s")
     assert listener is not None
-    asyncio.run(_Play(place, given, told, listener, number).run())
+    loop.run(_Play(place, given, told, listener, number).run())
     shutil.rmtree(place)
 
 
@@ -250,14 +251,13 @@ class _Play:
         self._heard = 0
 
     async def run(self) -> None:
-        loop = asyncio.get_running_loop()
         hearing = Server()
         hearing.register(EVENTS.forward, self._hear)
         events = socket_file.bind(self._told.ttrpc_address)
         assert events is not None
         hearing.listen_on(events)
         daemon = _Rehearsed(self._flags, self._told, self._listener)
-        serving = loop.create_task(daemon.run())
+        serving = asyncio.ensure_future(daemon.run())
         try:
             async with asyncio.timeout(_LIMIT_S):
                 client = await Client.connect(f"{self._place}/s", timeout_s=_LIMIT_S)
@@ -295,7 +295,9 @@ class _Play:
             return await client.call(method, request, timeout_s=_LIMIT_S)
 
         await call("connect")
-        rootfs = [{"type": "bind", "source": directory, "options": ["rbind", "rw"]}]
+        # Two mounts are made in a process that is forked for them, and so is played.
+        mount = {"type": "bind", "source": directory, "options": ["rbind", "rw"]}
+        rootfs = [mount, mount]
         streams = {"stdout": out, "stderr": err} if self._number % 3 else {}
         await call("create", bundle=directory, rootfs=rootfs, options=_options(), **streams)
         waiting = asyncio.ensure_future(call("wait"))
@@ -325,12 +327,12 @@ class _Play:
 def _read(fifo: str, until: contextlib.ExitStack) -> None:
     """Read a fifo ``until`` is closed."""
     fd = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    loop = asyncio.get_running_loop()
+    running = asyncio.get_running_loop()
 
     def read() -> None:
         if not os.read(fd, 4096):
-            loop.remove_reader(fd)
+            running.remove_reader(fd)
 
     until.callback(os.close, fd)
-    until.callback(loop.remove_reader, fd)
-    loop.add_reader(fd, read)
+    until.callback(running.remove_reader, fd)
+    running.add_reader(fd, read)
