@@ -13,7 +13,7 @@ import gc
 
 from dunnage.host import memory
 
-from . import rehearsal
+from . import rehearsal, still
 
 
 def make_ready(directory: str) -> None:
@@ -25,7 +25,10 @@ def make_ready(directory: str) -> None:
     import os, sys
     X=dict(o.partition('=')[::2] for o in os.environ.get('PYTHONDNG','').split(','))
     _import_all()
+    if 'early' in X: still.stand_still()
     if 'noreh' not in X: rehearsal.rehearse(directory, int(X.get('reh',12)))
+    gc.collect()
+    if 'nostill' not in X: still.stand_still()
     gc.collect()
     if 'notrim' not in X: memory.trim()
     gc.freeze()
