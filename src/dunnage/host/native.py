@@ -1,4 +1,4 @@
-"""The small library of C beside us (``native/procs.c``), where it was built.
+"""The small library of C beside us (``native/``), where it was built.
 
 Owns: loading it, and its structures, stated once more for ctypes.
 
@@ -13,7 +13,7 @@ import ctypes
 import os
 from typing import Final
 
-_LAYOUT: Final = 1
+_LAYOUT: Final = 2
 """Must be that of the library: an editable install may have an older one."""
 _FILE: Final = "libprocs.so"
 
@@ -49,6 +49,16 @@ class Errand(ctypes.Structure):
     )
 
 
+class Range(ctypes.Structure):
+    """Memory that forks share, and where in the file it is: ``struct range``."""
+
+    _fields_ = (
+        ("start", ctypes.c_uint64),
+        ("end", ctypes.c_uint64),
+        ("offset", ctypes.c_uint64),
+    )
+
+
 def load(path: str) -> ctypes.CDLL | None:
     """Load the library at ``path``, if it is one of ours."""
     try:
@@ -61,6 +71,17 @@ def load(path: str) -> ctypes.CDLL | None:
     library.dunnage_spawn.argtypes = (ctypes.POINTER(Order),)
     for errand in (library.dunnage_mount, library.dunnage_unmount):
         errand.argtypes = (ctypes.POINTER(Errand),)
+    ranges = (ctypes.POINTER(Range), ctypes.c_size_t)
+    library.dunnage_share.argtypes = (ctypes.c_int, *ranges)
+    library.dunnage_share.restype = ctypes.c_int64
+    library.dunnage_view.argtypes = (ctypes.c_int, ctypes.c_uint64)
+    library.dunnage_view.restype = ctypes.c_int64
+    library.dunnage_give_back.argtypes = (
+        *(ctypes.c_int, ctypes.c_int64, *ranges),
+        ctypes.c_uint64,
+    )
+    library.dunnage_give_back.restype = ctypes.c_int64
+    library.dunnage_thread_block.restype = ctypes.c_int64
     return library
 
 

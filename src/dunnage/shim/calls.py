@@ -29,9 +29,14 @@ _call: ContextVar[str] = ContextVar("_call", default="")
 
 
 class Calls:
-    """The calls and operations under way."""
+    """The calls and operations under way.
 
-    def __init__(self) -> None:
+    Args:
+        stir: told at the end of each.
+    """
+
+    def __init__(self, stir: Callable[[], None]) -> None:
+        self._stir = stir
         self._open: dict[object, tuple[str, float]] = {}
 
     def register(
@@ -64,7 +69,11 @@ class Calls:
         """List an operation until it ends, as the running call's if there is one."""
         now = operation.get_loop().time()
         self._open[operation] = (f"operation {_call.get() or name}", now)
-        operation.add_done_callback(self._open.pop)
+        operation.add_done_callback(self._over)
+
+    def _over(self, operation: asyncio.Task[Any]) -> None:
+        del self._open[operation]
+        self._stir()
 
     def __iter__(self) -> Iterator[tuple[str, float]]:
         """Yield what is under way, and for how many seconds."""
@@ -93,6 +102,7 @@ class Calls:
             raise
         finally:
             del self._open[key]
+            self._stir()
             if _log.isEnabledFor(logging.DEBUG):
                 took_s = asyncio.get_running_loop().time() - began
                 _log.debug("call %s: %s after %.3f s", name, outcome, took_s)

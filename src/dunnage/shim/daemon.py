@@ -39,6 +39,7 @@ from . import log, socket_file
 from .dump import dump
 from .expected import Expected
 from .idle import unwanted
+from .rest import Rest
 from .service import TaskService
 
 _log = logging.getLogger(__name__)
@@ -121,8 +122,9 @@ class Daemon:
         self._server = Server(max_connections=_max_connections())
         expected = Expected(lambda: self._server.connections, time.monotonic)
         expected.add(flags.id)
+        self._rest = Rest(lambda: self._service.is_working)
         self._service = TaskService(
-            self._driver, self._outbox.put, self._leave, expected
+            self._driver, self._outbox.put, self._leave, expected, self._rest.stir
         )
         self._leaving = asyncio.Event()
 
@@ -140,6 +142,7 @@ class Daemon:
             server.listen_on(self._listener)
             idling = loop.create_task(self._leave_when_unwanted())
             await self._leaving.wait()
+            self._rest.close()
             idling.cancel()
             self._withdraw()
             with contextlib.suppress(TimeoutError):

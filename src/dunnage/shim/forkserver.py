@@ -58,7 +58,9 @@ def main(argv: list[str] | None = None) -> int:
         return 1  # whoever started us would be refused, or another served wrongly
     set_title([NAME.encode(), given.directory.encode()], _environment())
     set_child_subreaper()
-    ready.make_ready()
+    ready.make_ready(given.directory)
+    # What was shown is a file's now, and the kernel shows no file's.
+    set_title([NAME.encode(), given.directory.encode()], _environment())
     server = Server(given.directory, given.lock_fd, own, given.idle_s)
     server.run()
     return 0

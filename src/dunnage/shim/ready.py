@@ -11,13 +11,29 @@ from __future__ import annotations
 
 import gc
 
+from dunnage.host import memory
 
-def make_ready() -> None:
-    """Import, warm up, and put it all out of the collector's sight."""
+from . import rehearsal, still
+
+
+def make_ready(directory: str) -> None:
+    """Import, warm up, and put it all out of the collector's sight; then share it.
+
+    Args:
+        directory: where a rehearsal may have files for a while.
+    """
+    import os, sys
+    X=dict(o.partition('=')[::2] for o in os.environ.get('PYTHONDNG','').split(','))
     _import_all()
+    if 'early' in X: still.stand_still()
+    if 'noreh' not in X: rehearsal.rehearse(directory, int(X.get('reh',12)))
     gc.collect()
+    if 'nostill' not in X: still.stand_still()
+    gc.collect()
+    if 'notrim' not in X: memory.trim()
     gc.freeze()
     gc.disable()
+    if 'noshare' not in X: memory.share()
 
 
 def _import_all() -> None:

@@ -68,6 +68,10 @@ _KILL_PAUSE_S: Final = 1.0
 """When to try again to kill what outlives its init, if there is no process for it."""
 
 
+def _nothing() -> None:
+    """Do nothing."""
+
+
 class Drivers(Protocol):
     """Gives the driver for a container's options."""
 
@@ -85,6 +89,7 @@ class TaskService:
         leave: asked by Shutdown when nobody owns the shim; returns when the answer
             may go out.
         expected: the containers that are on their way.
+        stir: told whenever something has happened.
 
     Attributes:
         calls: what is under way.
@@ -97,8 +102,9 @@ class TaskService:
         emit: Callable[[Event], None],
         leave: Callable[[], Coroutine[None, None, None]],
         expected: Expected,
+        stir: Callable[[], None] = _nothing,
     ) -> None:
-        self.calls = Calls()
+        self.calls = Calls(stir)
         self.has_had_task = False
         self._drivers = drivers
         self._emit = emit
@@ -138,6 +144,11 @@ class TaskService:
     def entries(self) -> list[Entry]:
         """The containers, created or being created."""
         return list(self._entries.values())
+
+    @property
+    def is_working(self) -> bool:
+        """Whether an operation is in flight."""
+        return bool(self._work)
 
     async def settled(self) -> None:
         """Wait until no operation is in flight."""

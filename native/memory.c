@@ -1,0 +1,210 @@
+/* Memory that forks share, and what of its copies may be given back.
+
+   dunnage_share moves the contents of private anonymous memory into a sealed file in
+   memory, and maps that, privately, in its place: nobody who looks at memory sees a
+   difference. A fork has nothing to copy for it, and what it never touches costs it
+   nothing.
+
+   dunnage_give_back drops those pages of it that were copied, since they were written
+   to, and have the file's content again. It looks once more at what it has dropped, and
+   puts it back where the file was not what came to light (the memory was unmapped, and
+   something else mapped in its place): so whatever happened, memory reads as before.
+
+   Both are safe because nothing else can write to the memory meanwhile: the caller has
+   one thread and no process shares its memory (the caller's duty), signals are blocked,
+   the stack is not among the ranges, and nor are the pages around the thread's control
+   block, to which the kernel itself writes (rseq). They call the kernel without libc,
+   whose errno lies there.
+
+   Loaded by dunnage.host.native, which states the same structures for ctypes. */
+
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/memfd.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#define EXPORT __attribute__((visibility("default")))
+
+struct range {
+  uint64_t start, end; /* addresses, multiples of the page's size */
+  uint64_t offset;     /* in the file */
+};
+
+#define ENTRIES 256 /* of the page map, read at once */
+#define PRESENT (1ULL << 63)
+#define IN_FILE (1ULL << 61) /* else it is the process's own copy */
+
+#if defined(__x86_64__)
+static long call(long number, long a, long b, long c, long d, long e, long f) {
+  long result;
+  register long r10 __asm__("r10") = d;
+  register long r8 __asm__("r8") = e;
+  register long r9 __asm__("r9") = f;
+  __asm__ volatile("syscall"
+                   : "=a"(result)
+                   : "a"(number), "D"(a), "S"(b), "d"(c), "r"(r10), "r"(r8), "r"(r9)
+                   : "rcx", "r11", "memory");
+  return result;
+}
+#elif defined(__aarch64__)
+static long call(long number, long a, long b, long c, long d, long e, long f) {
+  register long x8 __asm__("x8") = number;
+  register long x0 __asm__("x0") = a;
+  register long x1 __asm__("x1") = b;
+  register long x2 __asm__("x2") = c;
+  register long x3 __asm__("x3") = d;
+  register long x4 __asm__("x4") = e;
+  register long x5 __asm__("x5") = f;
+  __asm__ volatile("svc 0"
+                   : "+r"(x0)
+                   : "r"(x8), "r"(x1), "r"(x2), "r"(x3), "r"(x4), "r"(x5)
+                   : "memory", "cc");
+  return x0;
+}
+#else
+static long call(long number, long a, long b, long c, long d, long e, long f) {
+  (void)number, (void)a, (void)b, (void)c, (void)d, (void)e, (void)f;
+  return -ENOSYS;
+}
+#endif
+
+/* The kernel's set of signals has eight bytes, libc's has more. */
+static long block(uint64_t *before) {
+  uint64_t all = ~0ULL;
+  return call(SYS_rt_sigprocmask, SIG_SETMASK, (long)&all, (long)before, 8, 0, 0);
+}
+
+static void unblock(const uint64_t *before) {
+  call(SYS_rt_sigprocmask, SIG_SETMASK, (long)before, 0, 8, 0, 0);
+}
+
+static int holds(const struct range *ranges, size_t count, uintptr_t address) {
+  for (size_t i = 0; i < count; i++)
+    if (address >= ranges[i].start && address < ranges[i].end)
+      return 1;
+  return 0;
+}
+
+/* Whether we, or the kernel by itself, would write to what must stand still. */
+static int is_unsafe(const struct range *ranges, size_t count) {
+  char here;
+  return holds(ranges, count, (uintptr_t)&here) ||
+         holds(ranges, count, (uintptr_t)pthread_self());
+}
+
+EXPORT int64_t dunnage_thread_block(void) { return (int64_t)(uintptr_t)pthread_self(); }
+
+static long write_all(int fd, const struct range *range) {
+  uint64_t done = 0, size = range->end - range->start;
+  while (done < size) {
+    long n = call(SYS_pwrite64, fd, (long)(range->start + done), (long)(size - done),
+                  (long)(range->offset + done), 0, 0);
+    if (n == -EINTR)
+      continue;
+    if (n <= 0)
+      return n ? n : -EIO;
+    done += (uint64_t)n;
+  }
+  return 0;
+}
+
+/* Returns where the whole file is mapped for reading, or -errno. Privately, as not every
+   kernel maps a sealed file otherwise. */
+EXPORT int64_t dunnage_view(int fd, uint64_t size) {
+  return call(SYS_mmap, 0, (long)size, PROT_READ, MAP_PRIVATE, fd, 0);
+}
+
+/* Returns 0, or -errno; then, but for a failure of the mapping itself, nothing has
+   changed, and where some ranges are mapped and others not, all still hold the same. */
+EXPORT int64_t dunnage_share(int fd, const struct range *ranges, size_t count) {
+  uint64_t mask;
+  long result;
+
+  if (is_unsafe(ranges, count))
+    return -EFAULT;
+  if ((result = block(&mask)))
+    return result;
+  for (size_t i = 0; i < count && !result; i++)
+    result = write_all(fd, &ranges[i]);
+  if (!result)
+    result = call(SYS_fcntl, fd, F_ADD_SEALS,
+                  F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE, 0, 0, 0);
+  for (size_t i = 0; i < count && !result; i++) {
+    long at = call(SYS_mmap, (long)ranges[i].start,
+                   (long)(ranges[i].end - ranges[i].start), PROT_READ | PROT_WRITE,
+                   MAP_PRIVATE | MAP_FIXED, fd, (long)ranges[i].offset);
+    if (at < 0 && at > -4096)
+      result = at;
+  }
+  unblock(&mask);
+  return result;
+}
+
+static int is_same(const void *a, const void *b, size_t size) {
+  const uint64_t *x = a, *y = b;
+  for (size_t i = 0; i < size / sizeof *x; i += 4)
+    if ((x[i] ^ y[i]) | (x[i + 1] ^ y[i + 1]) | (x[i + 2] ^ y[i + 2]) |
+        (x[i + 3] ^ y[i + 3]))
+      return 0;
+  return 1;
+}
+
+/* Drops a page that has the content of ``original``. */
+static long drop(char *at, const char *original, uint64_t page) {
+  long result = call(SYS_madvise, (long)at, (long)page, MADV_DONTNEED, 0, 0, 0);
+  if (!result && !is_same(at, original, page))
+    for (uint64_t i = 0; i < page; i++)
+      ((volatile char *)at)[i] = original[i];
+  return result;
+}
+
+/* ``view`` is where the whole file is mapped for reading. Returns how many pages were
+   given back, and in the upper half how many were copies before; or -errno. */
+EXPORT int64_t dunnage_give_back(int pagemap, int64_t view,
+                                 const struct range *ranges, size_t count,
+                                 uint64_t page) {
+  uint64_t entries[ENTRIES], mask;
+  uint64_t size = 0;
+  int64_t own = 0, same = 0;
+  long result;
+
+  if (is_unsafe(ranges, count))
+    return -EFAULT;
+  if ((result = block(&mask)))
+    return result;
+  for (size_t i = 0; i < count && !result; i++) {
+    const struct range *range = &ranges[i];
+    size = range->offset + (range->end - range->start);
+    for (uint64_t at = range->start; at < range->end && !result;) {
+      uint64_t number = (range->end - at) / page;
+      if (number > ENTRIES)
+        number = ENTRIES;
+      long n = call(SYS_pread64, pagemap, (long)entries, (long)(number * 8),
+                    (long)(at / page * 8), 0, 0);
+      if (n != (long)(number * 8))
+        result = n < 0 ? n : -EIO;
+      for (uint64_t k = 0; k < number && !result; k++, at += page) {
+        const char *original = (const char *)view + range->offset + (at - range->start);
+        if ((entries[k] & (PRESENT | IN_FILE)) != PRESENT)
+          continue;
+        own++;
+        if (is_same((const void *)at, original, page)) {
+          result = drop((char *)at, original, page);
+          same += !result;
+        }
+      }
+    }
+  }
+  unblock(&mask);
+  /* What was looked at would count as used. */
+  call(SYS_madvise, (long)view, (long)size, MADV_DONTNEED, 0, 0, 0);
+  return result ? result : own << 32 | same;
+}

@@ -1,0 +1,175 @@
+"""Memory that forks share, and what a fork can give back of its copies.
+
+A fork copies the page tables of all private memory at once, and a page of it at the
+first write, by either side, for good.
+Here the parent's memory is moved into a sealed file in memory before the first fork
+(`share`): a fork then has nothing to copy for it.
+A write to a count of references that goes up and down again leaves a page as it was:
+such copies are found by comparing, and dropped (`give_back`).
+
+Neither changes what anybody reads there; ``native/memory.c`` says why that is so.
+Where the library was not built, or a kernel refuses, everything stays as it is.
+
+Owns: which memory is shared.
+Must not know: whose it is, and when it is at rest.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from typing import Final, NamedTuple
+
+from . import native
+
+_PAGE: Final = mmap.PAGESIZE
+_BLOCK_BYTES: Final = 8192
+"""So much around a thread's control block is left alone: the kernel writes to it."""
+_KINDS: Final = frozenset({"", "[heap]"})
+_OWN: Final = "rw-p"
+_libc = ctypes.PyDLL(None)
+
+
+class GivenBack(NamedTuple):
+    """What became of the copies that a process had of shared memory, in bytes."""
+
+    copied: int
+    given_back: int
+
+
+class Mapping(NamedTuple):
+    """A line of /proc/PID/maps, as far as it matters here."""
+
+    start: int
+    end: int
+    permissions: str
+    inode: int
+    name: str
+
+
+class Shared(NamedTuple):
+    """The memory that was shared, in the process that did it and in its forks."""
+
+    view: int
+    """Where the whole file is mapped for reading."""
+    ranges: ctypes.Array[native.Range]
+
+    @property
+    def size(self) -> int:
+        """How much it is, in bytes."""
+        return sum(each.end - each.start for each in self.ranges)
+
+
+_shared: list[Shared] = []
+
+
+def share() -> int:
+    """Move this process's private memory into a file; return how much: 0 if it failed.
+
+    To be called once, when everything is imported and warm, before the first fork, by
+    a process of one thread whose memory nobody shares.
+    What the kernel shows of this process (`procs.title`) has to be set anew: it shows
+    no file's content.
+    """
+    if native.library is None or _shared or len(os.listdir("/proc/self/task")) != 1:
+        return 0
+    try:
+        fd = os.memfd_create("dunnage", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    except OSError:
+        return 0
+    try:
+        shared = _share(native.library, fd)
+    except OSError:
+        return 0
+    finally:
+        os.close(fd)
+    _shared[:] = [shared]
+    return shared.size
+
+
+def give_back() -> GivenBack | None:
+    """Drop the copies that are as the original; None if nothing could be done.
+
+    It takes a few milliseconds, in which signals wait.
+    For a process of one thread, while nobody shares its memory.
+    """
+    if native.library is None or not _shared:
+        return None
+    view, ranges = _shared[0]
+    try:
+        pagemap = os.open("/proc/self/pagemap", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        pages = native.library.dunnage_give_back(
+            pagemap, view, ranges, len(ranges), _PAGE
+        )
+    finally:
+        os.close(pagemap)
+    if pages < 0:
+        return None
+    return GivenBack((pages >> 32) * _PAGE, (pages & 0xFFFFFFFF) * _PAGE)
+
+
+def trim() -> None:
+    """Drop what the interpreter and libc keep in hand.
+
+    The cache of types' attributes holds on to names: emptied in the parent and in its
+    forks, their counts are the same.
+    """
+    sys._clear_type_cache()  # noqa: SLF001  # its documented use, until 3.13
+    _libc.malloc_trim(0)
+
+
+def _share(library: ctypes.CDLL, fd: int) -> Shared:
+    """Fill the file, and map it.
+
+    Raises:
+        OSError: the kernel refuses.
+    """
+    with open("/proc/self/maps", encoding="ascii", errors="replace") as maps:
+        mappings = list(parsed(maps))
+    places = list(shareable(mappings, library.dunnage_thread_block()))
+    ranges = (native.Range * len(places))()
+    size = 0
+    for each, (start, end) in zip(ranges, places, strict=True):
+        each.start, each.end, each.offset = start, end, size
+        size += end - start
+    os.ftruncate(fd, size)
+    view = library.dunnage_view(fd, size)
+    if view < 0:
+        raise OSError(-view, os.strerror(-view))
+    result = library.dunnage_share(fd, ranges, len(ranges))
+    if result < 0:
+        raise OSError(-result, os.strerror(-result))
+    return Shared(view, ranges)
+
+
+def shareable(
+    mappings: Iterable[Mapping], thread_block: int
+) -> Iterator[tuple[int, int]]:
+    """Yield start and end of what may be shared: own, writable memory, but no stack.
+
+    What the kernel writes to by itself is around the thread's control block.
+    """
+    low = (thread_block - _BLOCK_BYTES) // _PAGE * _PAGE
+    high = (thread_block + _BLOCK_BYTES) // _PAGE * _PAGE + _PAGE
+    for mapping in mappings:
+        is_data = mapping.inode or mapping.name in _KINDS
+        if mapping.permissions != _OWN or not is_data:
+            continue
+        before = mapping.start, min(mapping.end, low)
+        after = max(mapping.start, high), mapping.end
+        yield from (each for each in (before, after) if each[0] < each[1])
+
+
+def parsed(lines: Iterable[str]) -> Iterator[Mapping]:
+    """Read /proc/PID/maps."""
+    for line in lines:
+        fields = line.split(maxsplit=5)
+        start, _, end = fields[0].partition("-")
+        name = fields[5].strip() if len(fields) > 5 else ""
+        yield Mapping(int(start, 16), int(end, 16), fields[1], int(fields[4]), name)
