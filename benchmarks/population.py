@@ -13,6 +13,8 @@ from .rounds import Figures
 
 POD_SIZE: Final = 5
 _SETTLE_S: Final = 10.0
+_REST_S: Final = 2.5
+"""How long shims may do what they do when nothing more happens, before a look."""
 _TOLD_S: Final = 10.0
 _KIB: Final = 1024
 
@@ -44,7 +46,8 @@ class Population:
         return procs.settle(self.driver.namespace, place, _SETTLE_S)
 
     def memory(self, name: str) -> Figures:
-        """Return what each container costs (MiB)."""
+        """Return what each container costs (MiB), once its shim is at rest."""
+        time.sleep(_REST_S)
         used = procs.use(self.family())
         each = len(self.containers) * _KIB
         return {

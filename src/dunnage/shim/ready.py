@@ -22,18 +22,14 @@ def make_ready(directory: str) -> None:
     Args:
         directory: where a rehearsal may have files for a while.
     """
-    import os, sys
-    X=dict(o.partition('=')[::2] for o in os.environ.get('PYTHONDNG','').split(','))
     _import_all()
-    if 'early' in X: still.stand_still()
-    if 'noreh' not in X: rehearsal.rehearse(directory, int(X.get('reh',12)))
+    rehearsal.rehearse(directory)
     gc.collect()
-    if 'nostill' not in X: still.stand_still()
-    gc.collect()
-    if 'notrim' not in X: memory.trim()
+    still.stand_still()
+    memory.trim()
     gc.freeze()
     gc.disable()
-    if 'noshare' not in X: memory.share()
+    memory.share()
 
 
 def _import_all() -> None:
