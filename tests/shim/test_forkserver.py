@@ -16,6 +16,7 @@ from tests.machine import end_forkservers, forkservers
 from tests.shim.harness import Shim, in_loop, spec, until
 
 from dunnage.bootstrap import warm
+from dunnage.host import native
 
 
 @pytest.fixture
@@ -211,3 +212,34 @@ async def test_a_directory_that_others_may_write_is_not_used(
     async with Shim(tmp_path, environment=environment(directory)) as shim:
         await shim.up("a")
         assert [] == servers(directory)
+
+
+def own_kib(pid: int) -> int:
+    """Return how much memory is a process's alone."""
+    rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    return sum(map(int, re.findall(r"Private_\w+: +(\d+)", rollup)))
+
+
+@pytest.mark.skipif(native.library is None, reason="was not built")
+@in_loop
+async def test_a_shim_at_rest_has_given_memory_back(
+    tmp_path: Path, directory: Path
+) -> None:
+    """It has less to itself than in the midst of work, looks the same, and serves."""
+    async with Shim(tmp_path, environment=environment(directory)) as shim:
+        await shim.up("a", args=["sleep", "100"])
+        await shim.call("a", "create")
+        await shim.call("a", "start")
+        pid = await shim_pid(shim, "a")
+        busy = own_kib(pid)
+        await until(lambda: own_kib(pid) < busy * 0.9)
+        for each in (pid, *servers(directory)):
+            assert Path(f"/proc/{each}/cmdline").read_bytes()
+            assert Path(f"/proc/{each}/environ").read_bytes()
+        await shim.call("a", "kill", signal=int(signal.SIGKILL))
+        await shim.call("a", "wait")
+        await shim.call("a", "delete")
+        # What it dropped it makes again: another life, in the same shim.
+        shim.member("b", "a", spec(["true"]))
+        for name in ("create", "start", "wait", "delete"):
+            await shim.call("b", name)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import gc
 
-from dunnage.host import memory
+from dunnage.host import memory, pools
 
 from . import rehearsal, still
 
@@ -27,6 +27,7 @@ def make_ready(directory: str) -> None:
     gc.collect()
     still.stand_still()
     memory.trim()
+    pools.fill_up()
     gc.freeze()
     gc.disable()
     memory.share()

@@ -69,16 +69,18 @@ def rehearse(directory: str, shims: int = SHIMS) -> None:
     root = logging.getLogger()
     level, handlers = root.level, root.handlers[:]
     cwd = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    place = ""
+    place, held = "", -1
     try:
         place = tempfile.mkdtemp(prefix="rehearsal-", dir=directory)
+        held = os.open(place, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        short = f"/proc/self/fd/{held}"  # a socket's name has its limit
         with open(os.path.join(place, "log"), "wb") as file:
             handler = log.FifoHandler(file.fileno())
             handler.setFormatter(log.LogrusFormatter({"namespace": _NAMESPACE}))
             root.handlers[:] = [handler]
             root.setLevel(logging.INFO)
             for number in range(shims):
-                _play_shim(os.path.join(place, "bundle"), number)
+                _play_shim(f"{short}/bundle", number)
             root.handlers[:] = handlers
     except Exception:
         root.handlers[:] = handlers
@@ -87,6 +89,8 @@ def rehearse(directory: str, shims: int = SHIMS) -> None:
         root.setLevel(level)
         os.fchdir(cwd)
         os.close(cwd)
+        if held >= 0:
+            os.close(held)
         if place:
             shutil.rmtree(place, ignore_errors=True)
 
