@@ -173,7 +173,8 @@ class _Play:
             async with asyncio.timeout(_LIMIT_S):
                 client = await Client.connect(f"{self._place}/s", timeout_s=_LIMIT_S)
                 try:
-                    await self._life(client, self._flags.id)
+                    with contextlib.ExitStack() as reading:
+                        await self._life(client, self._flags.id, reading)
                     await client.call(TASK_V2.shutdown, pb.ShutdownRequest())
                     await serving
                 finally:
@@ -189,13 +190,14 @@ class _Play:
     async def _hear(_request: ForwardRequest, _: Context) -> Empty:
         return Empty()
 
-    async def _life(self, client: Client, id_: str) -> None:
+    async def _life(
+        self, client: Client, id_: str, reading: contextlib.ExitStack
+    ) -> None:
         """Lead the life of one container."""
         directory = self._place
         # Daemons speak one or the other; most containers' output is read.
         methods = (TASK_V2, TASK_V3)[self._number % 2]
         out, err = (f"{directory}/{name}" for name in ("out", "err"))
-        reading = contextlib.ExitStack()
         for fifo in (out, err):
             os.mkfifo(fifo)
             _read(fifo, reading)
@@ -224,7 +226,6 @@ class _Play:
         await call("kill", signal=int(signal.SIGKILL))
         await waiting
         await call("delete")
-        reading.close()
 
     @staticmethod
     async def _exec(call: Callable[..., Awaitable[Any]], exec_id: str) -> None:
