@@ -24,7 +24,7 @@ import shutil
 import signal
 import socket
 import tempfile
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
 from dunnage.api import task_v2_pb2 as pb
@@ -214,7 +214,7 @@ class _Play:
         streams = {"stdout": out, "stderr": err} if self._number % 3 else {}
         fields = {"bundle": directory, "rootfs": rootfs, **streams}
         await call("create", options=_options(), **fields)
-        waiting = asyncio.ensure_future(call("wait"))
+        waiting = _begin(call("wait"), reading)
         await call("start")
         await call("state")
         await call("pids")
@@ -222,23 +222,36 @@ class _Play:
             await call("create", bundle=directory)
         with contextlib.suppress(DunnageError):
             await call("state", exec_id="none")
-        await self._exec(call, "e")
+        await self._exec(call, "e", reading)
         await call("kill", signal=int(signal.SIGKILL))
         await waiting
         await call("delete")
 
     @staticmethod
-    async def _exec(call: Callable[..., Awaitable[Any]], exec_id: str) -> None:
+    async def _exec(
+        call: Callable[..., Coroutine[Any, Any, Any]],
+        exec_id: str,
+        until: contextlib.ExitStack,
+    ) -> None:
         """Lead the life of one more process."""
         value = json.dumps(_SPEC["process"]).encode()
         spec = {"type_url": "process", "value": value}
         await call("exec", exec_id=exec_id, spec=spec)
         await call("start", exec_id=exec_id)
         await call("state", exec_id=exec_id)
-        ending = asyncio.ensure_future(call("wait", exec_id=exec_id))
+        ending = _begin(call("wait", exec_id=exec_id), until)
         await call("kill", exec_id=exec_id, signal=int(signal.SIGTERM))
         await ending
         await call("delete", exec_id=exec_id)
+
+
+def _begin(
+    call: Coroutine[Any, Any, Any], until: contextlib.ExitStack
+) -> asyncio.Task[Any]:
+    """Begin a call, which is cancelled if it has not ended ``until`` is closed."""
+    task = asyncio.ensure_future(call)
+    until.callback(task.cancel)
+    return task
 
 
 def _read(fifo: str, until: contextlib.ExitStack) -> None:
