@@ -25,7 +25,7 @@ def environment(directory: Path) -> dict[str, str]:
 def servers(directory: Path) -> list[int]:
     """Return the servers, without the forks that they keep ready."""
     pids = forkservers(directory)
-    return [pid for pid in pids if parent(pid) not in pids]
+    return [pid for pid in pids if parent(pid) not in {0, *pids}]
 
 
 def parent(pid: int) -> int:
