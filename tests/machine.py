@@ -5,8 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 import select
+import shutil
 import signal
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+
+from dunnage.bootstrap import warm
 
 
 def pids_with(text: str) -> list[int]:
@@ -36,6 +41,19 @@ def end_forkservers(directory: Path) -> None:
                     select.select([fd], [], [], 10)
                 finally:
                     os.close(fd)
+
+
+@contextlib.contextmanager
+def own_forkservers() -> Iterator[None]:
+    """Have fork servers of our own, by the environment; they end with the context."""
+    directory = Path(tempfile.mkdtemp(prefix="dunnage-forkserver-"))
+    os.environ[warm.DIRECTORY_VARIABLE] = str(directory)
+    try:
+        yield
+    finally:
+        del os.environ[warm.DIRECTORY_VARIABLE]
+        end_forkservers(directory)
+        shutil.rmtree(directory)
 
 
 def cgroups_named(path: str) -> list[Path]:

@@ -13,6 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from tests.machine import own_forkservers
 from tests.shim.harness import OURS
 
 from .growth import a_shim, grown
@@ -156,6 +157,8 @@ def _program(text: str) -> Path:
 
 if __name__ == "__main__":
     try:
-        sys.exit(main())
+        with own_forkservers():
+            status = main()
+        sys.exit(status)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from tests.machine import own_forkservers
 from tests.shim.harness import OURS, Shim, ended, until
 
 from dunnage.api.times import nanoseconds
@@ -241,6 +242,8 @@ def main() -> int:
 
 if __name__ == "__main__":
     try:
-        sys.exit(main())
+        with own_forkservers():
+            status = main()
+        sys.exit(status)
     except KeyboardInterrupt:
         sys.exit(130)

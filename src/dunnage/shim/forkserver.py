@@ -187,7 +187,7 @@ class Server:
     def _hand_over(self, connection: socket.socket) -> bool:
         """Give a caller to a fork; without one it hears our hanging up."""
         try:
-            pid, control = self._spare or self._fork_spare()
+            pid, control = self._spare or self._fork_spare(connection)
             self._spare = (pid, control)
             socket.send_fds(control, [warm.GO], [connection.fileno()])
         except OSError:
@@ -202,8 +202,14 @@ class Server:
             self._spare[1].close()
             self._spare = None
 
-    def _fork_spare(self) -> tuple[int, socket.socket]:
+    def _fork_spare(
+        self, connection: socket.socket | None = None
+    ) -> tuple[int, socket.socket]:
         """Fork a child that waits for a caller.
+
+        Args:
+            connection: a caller's that is open here; the child gets its own of it, and
+                one more would keep the caller waiting for the end.
 
         Raises:
             OSError: there is no room for it.
@@ -214,7 +220,7 @@ class Server:
         try:
             pid = rawfork.fork()
             if pid == 0:
-                self._be_the_child(its, ours, mask)
+                self._be_the_child(its, (ours, connection), mask)
         except OSError:
             ours.close()
             raise
@@ -226,7 +232,7 @@ class Server:
     def _be_the_child(
         self,
         control: socket.socket,
-        parents: socket.socket,
+        parents: tuple[socket.socket | None, ...],
         mask: set[int | signal.Signals],
     ) -> NoReturn:
         try:
@@ -234,7 +240,7 @@ class Server:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             os.close(self._lock)
-            for held in (parents, self._died, self._wake, self._listener):
+            for held in (*parents, self._died, self._wake, self._listener):
                 if held is not None:
                     held.close()
             _, fds, _, _ = socket.recv_fds(control, 1, 1)
