@@ -23,9 +23,9 @@ def make_ready(directory: str) -> None:
         directory: where a rehearsal may have files for a while.
     """
     _import_all()
+    still.stand_still()  # before anything is hot: what is counted is written to
     rehearsal.rehearse(directory)
     gc.collect()
-    still.stand_still()
     memory.trim()
     pools.fill_up()
     gc.freeze()

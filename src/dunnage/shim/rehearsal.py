@@ -1,7 +1,7 @@
 """Whole lives of containers, led in this process before it forks its shims.
 
-What a shim does for the first time changes memory for good: code is specialised, caches
-and pools are filled.
+What a shim does for the first time changes memory for good: caches and pools are
+filled, modules and messages are looked up.
 Done before the fork it is shared by all shims; and what a shim then does again leaves
 memory as it was.
 
@@ -46,7 +46,7 @@ from .daemon import Daemon
 from .stage import Stage
 
 SHIMS: Final = 12
-"""How many shims are played: the interpreter looks at code that has run eight times."""
+"""How many shims are played: each dialect, with and without output, a few times."""
 _NAMESPACE: Final = "rehearsal"
 _LIMIT_S: Final = 5.0
 _RUNTIME: Final = "rehearsed"

@@ -3,8 +3,9 @@
 CPython 3.11 counts the calls of each code object up to eight, in the object itself, and
 then rewrites its instructions, with counters between them.
 In a shim that copies a page for nearly every function that is called at all.
-What a rehearsal has not made hot is not worth the counting: its count is set to the
-value that means "counted".
+A shim runs most of its code a few times, which is not worth the counting: the count is
+set to the value that means "counted". So that code is never specialised, and what was
+before is.
 
 Where the count lies is not taken on trust: a function of our own is called and looked
 at first. On other versions nothing happens.
