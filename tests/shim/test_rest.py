@@ -47,10 +47,10 @@ async def test_it_gives_back_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """However often it is stirred there is one timer; none after it."""
     given, timers = watched(monkeypatch)
     resting = rest.Rest(lambda: False, QUIET_S)
+    last = asyncio.get_running_loop().time()
     for _ in range(100):
         resting.stir()
     assert 1 == len(timers)
-    last = asyncio.get_running_loop().time()
     async with asyncio.timeout(10):
         while not given:
             await asyncio.sleep(0)

@@ -7,7 +7,10 @@ Here the parent's memory is moved into a sealed file in memory before the first 
 A write to a count of references that goes up and down again leaves a page as it was:
 such copies are found by comparing, and dropped (`give_back`).
 
-Neither changes what anybody reads there; ``native/memory.c`` says why that is so.
+What then still differs from the original is alike in many forks: where the host's KSM
+runs, the kernel may keep it once (`merge_equal`).
+
+None of it changes what anybody reads; ``native/memory.c`` says why that is so.
 Where the library was not built, or a kernel refuses, everything stays as it is.
 
 Owns: which memory is shared.
@@ -24,12 +27,15 @@ from collections.abc import Iterable, Iterator
 from typing import Final, NamedTuple
 
 from . import native
+from .procs.prctl import prctl
 
 _PAGE: Final = mmap.PAGESIZE
 _BLOCK_BYTES: Final = 8192
 """So much around a thread's control block is left alone: the kernel writes to it."""
 _KINDS: Final = frozenset({"", "[heap]"})
 _OWN: Final = "rw-p"
+_KSM: Final = "/sys/kernel/mm/ksm/run"
+_PR_SET_MEMORY_MERGE: Final = 67
 _libc = ctypes.PyDLL(None)
 
 
@@ -122,6 +128,23 @@ def trim() -> None:
     """
     sys._clear_type_cache()  # noqa: SLF001  # its documented use, until 3.13
     _libc.malloc_trim(0)
+
+
+def merge_equal(setting: str = _KSM) -> bool:
+    """Let the kernel merge this process's pages with equal ones; return whether it may.
+
+    Only where the host's administrator has KSM run, as it costs the kernel's time, and
+    the time of a write tells whether somebody else has the same page.
+    Linux 6.4 and later (PR_SET_MEMORY_MERGE).
+    """
+    try:
+        with open(setting, "rb") as file:
+            if file.read().strip() != b"1":
+                return False
+        prctl(_PR_SET_MEMORY_MERGE, 1)
+    except OSError:
+        return False
+    return True
 
 
 def _share(library: ctypes.CDLL, fd: int) -> Shared:

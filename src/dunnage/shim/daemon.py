@@ -26,7 +26,7 @@ from dunnage.bootstrap import address, wire
 from dunnage.bootstrap.flags import Flags
 from dunnage.drivers.runc import Options, RuncDriver
 from dunnage.errors import InvalidArgument
-from dunnage.host import loop
+from dunnage.host import loop, memory
 from dunnage.host.procs import Children, set_child_subreaper
 from dunnage.host.procs.spawn import raise_nofile_limit
 from dunnage.host.procs.title import set_title
@@ -89,6 +89,7 @@ def serve(flags: Flags, told: wire.Start, listener: socket.socket) -> int:
     try:
         set_child_subreaper()
         raise_nofile_limit()
+        memory.merge_equal()
         _close_what_was_inherited(listener.fileno())
         loop.run(Daemon(flags, told, listener).run())
     except BaseException:  # noqa: BLE001  # the log is the only place to say it
