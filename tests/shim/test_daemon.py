@@ -434,10 +434,15 @@ async def test_it_serves_where_it_is_told_to(tmp_path: Path) -> None:
     async with Shim(tmp_path) as shim:
         directory = shim.bundle("c", spec(["true"]))
         path = tmp_path / "x.sock"
+
+        def is_served() -> bool:
+            with socket.socket(socket.AF_UNIX) as probe:
+                return probe.connect_ex(str(path)) == 0
+
         argv = shim.flags("c", "", socket=f"unix://{path}")
         first = subprocess.Popen(argv, cwd=directory, env=shim.env)
         try:
-            await until(path.is_socket)
+            await until(is_served)
             await shim.connect("c", f"unix://{path}".encode())
             assert first.pid == (await shim.call("c", "connect")).shim_pid
             second = subprocess.run(
