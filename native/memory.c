@@ -31,6 +31,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "call.h"
+
 #define EXPORT __attribute__((visibility("default")))
 
 struct range {
@@ -41,40 +43,6 @@ struct range {
 #define ENTRIES 256 /* of the page map, read at once */
 #define PRESENT (1ULL << 63)
 #define IN_FILE (1ULL << 61) /* else it is the process's own copy */
-
-#if defined(__x86_64__)
-static long call(long number, long a, long b, long c, long d, long e, long f) {
-  long result;
-  register long r10 __asm__("r10") = d;
-  register long r8 __asm__("r8") = e;
-  register long r9 __asm__("r9") = f;
-  __asm__ volatile("syscall"
-                   : "=a"(result)
-                   : "a"(number), "D"(a), "S"(b), "d"(c), "r"(r10), "r"(r8), "r"(r9)
-                   : "rcx", "r11", "memory");
-  return result;
-}
-#elif defined(__aarch64__)
-static long call(long number, long a, long b, long c, long d, long e, long f) {
-  register long x8 __asm__("x8") = number;
-  register long x0 __asm__("x0") = a;
-  register long x1 __asm__("x1") = b;
-  register long x2 __asm__("x2") = c;
-  register long x3 __asm__("x3") = d;
-  register long x4 __asm__("x4") = e;
-  register long x5 __asm__("x5") = f;
-  __asm__ volatile("svc 0"
-                   : "+r"(x0)
-                   : "r"(x8), "r"(x1), "r"(x2), "r"(x3), "r"(x4), "r"(x5)
-                   : "memory", "cc");
-  return x0;
-}
-#else
-static long call(long number, long a, long b, long c, long d, long e, long f) {
-  (void)number, (void)a, (void)b, (void)c, (void)d, (void)e, (void)f;
-  return -ENOSYS;
-}
-#endif
 
 /* The kernel's set of signals has eight bytes, libc's has more. */
 static long block(uint64_t *before) {

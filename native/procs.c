@@ -7,9 +7,9 @@
    dunnage_spawn: the caller stands still until the program runs (vfork). Between the
    two there are only system calls.
 
-   dunnage_mount and dunnage_unmount: the caller goes on at once, as the calls may block
-   for ever. What they are given, the stack too, stays until the process is reaped.
-   They call the kernel without libc, whose errno would be the caller's.
+   dunnage_mount, dunnage_unmount and dunnage_rmdir: the caller goes on at once, as the
+   calls may block for ever. What they are given, the stack too, stays until the process
+   is reaped. They call the kernel without libc, whose errno would be the caller's.
 
    Loaded by dunnage.host.native, which states the same structures for ctypes. */
 
@@ -27,11 +27,13 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "call.h"
+
 #define EXPORT __attribute__((visibility("default")))
 
 /* To be raised with every change of a structure or of a function's meaning. */
 EXPORT extern const int32_t dunnage_layout;
-const int32_t dunnage_layout = 2;
+const int32_t dunnage_layout = 3;
 
 struct order {
   const char *const *programs; /* paths, to be tried in turn; NULL ends them */
@@ -108,6 +110,7 @@ EXPORT int dunnage_spawn(const struct order *order) {
 
 struct errand {
   const char *source, *target, *type, *data;
+  const char *const *directories; /* NULL ends them */
   uint64_t flags;
   char *stack;
   uint64_t stack_bytes;
@@ -115,45 +118,11 @@ struct errand {
   int32_t error; /* what the process tells */
 };
 
-#if defined(__x86_64__)
-
-static long call(long number, long a, long b, long c, long d, long e) {
-  register long r10 __asm__("r10") = d;
-  register long r8 __asm__("r8") = e;
-  long result;
-
-  __asm__ volatile("syscall"
-                   : "=a"(result)
-                   : "a"(number), "D"(a), "S"(b), "d"(c), "r"(r10), "r"(r8)
-                   : "rcx", "r11", "memory");
-  return result;
-}
-
-#elif defined(__aarch64__)
-
-static long call(long number, long a, long b, long c, long d, long e) {
-  register long x8 __asm__("x8") = number;
-  register long x0 __asm__("x0") = a;
-  register long x1 __asm__("x1") = b;
-  register long x2 __asm__("x2") = c;
-  register long x3 __asm__("x3") = d;
-  register long x4 __asm__("x4") = e;
-
-  __asm__ volatile("svc 0"
-                   : "+r"(x0)
-                   : "r"(x8), "r"(x1), "r"(x2), "r"(x3), "r"(x4)
-                   : "memory");
-  return x0;
-}
-
-#else
-#define NO_ERRANDS
-#endif
-
-#ifdef NO_ERRANDS
+#ifdef NO_RAW_CALLS
 
 EXPORT int dunnage_mount(struct errand *errand) { return (void)errand, -ENOSYS; }
 EXPORT int dunnage_unmount(struct errand *errand) { return (void)errand, -ENOSYS; }
+EXPORT int dunnage_rmdir(struct errand *errand) { return (void)errand, -ENOSYS; }
 
 #else
 
@@ -166,12 +135,12 @@ EXPORT int dunnage_unmount(struct errand *errand) { return (void)errand, -ENOSYS
 
 /* Returns 0, or an errno, negated, like all that follows. */
 static long set_out(const struct errand *errand) {
-  long result = call(SYS_prctl, PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
+  long result = call(SYS_prctl, PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0, 0);
 
-  if (result == 0 && call(SYS_getppid, 0, 0, 0, 0, 0) != errand->parent)
+  if (result == 0 && call(SYS_getppid, 0, 0, 0, 0, 0, 0) != errand->parent)
     result = -ESRCH;
   /* It may hang for long: of what the caller holds it keeps nothing open. */
-  return result ? result : call(SYS_close_range, 3, ~0U, 0, 0, 0);
+  return result ? result : call(SYS_close_range, 3, ~0U, 0, 0, 0, 0);
 }
 
 static int mount_it(void *argument) {
@@ -180,7 +149,7 @@ static int mount_it(void *argument) {
 
   if (result == 0)
     result = call(SYS_mount, (long)errand->source, (long)errand->target,
-                  (long)errand->type, (long)errand->flags, (long)errand->data);
+                  (long)errand->type, (long)errand->flags, (long)errand->data, 0);
   errand->error = (int32_t)-result;
   return result != 0;
 }
@@ -195,18 +164,18 @@ static long expect_empty(const char *path) {
     char name[5];
   } __attribute__((aligned(8))) entries[32], *entry;
   struct statx about;
-  long fd = call(SYS_openat, AT_FDCWD, (long)path, flags, 0, 0);
+  long fd = call(SYS_openat, AT_FDCWD, (long)path, flags, 0, 0, 0);
   long bytes;
 
   if (fd < 0)
     return fd == -ENOENT ? 0 : fd;
-  bytes = call(SYS_statx, fd, (long)"", AT_EMPTY_PATH, 0, (long)&about);
+  bytes = call(SYS_statx, fd, (long)"", AT_EMPTY_PATH, 0, (long)&about, 0);
   if (bytes < 0)
     return bytes;
   if (!(about.stx_attributes_mask & STATX_ATTR_MOUNT_ROOT) ||
       about.stx_attributes & STATX_ATTR_MOUNT_ROOT)
     return -EBUSY;
-  while ((bytes = call(SYS_getdents64, fd, (long)entries, sizeof entries, 0, 0)) > 0)
+  while ((bytes = call(SYS_getdents64, fd, (long)entries, sizeof entries, 0, 0, 0)) > 0)
     for (long at = 0; at < bytes; at += entry->bytes) {
       const char *name;
       entry = (void *)((char *)entries + at);
@@ -222,11 +191,25 @@ static int unmount_it(void *argument) {
   long result = set_out(errand);
 
   while (result == 0)
-    result = call(SYS_umount2, (long)errand->target, UMOUNT_NOFOLLOW, 0, 0, 0);
+    result = call(SYS_umount2, (long)errand->target, UMOUNT_NOFOLLOW, 0, 0, 0, 0);
   if (result == -EINVAL) /* nothing is mounted there (any more) */
     result = expect_empty(errand->target);
   else if (result == -ENOENT)
     result = 0;
+  errand->error = (int32_t)-result;
+  return result != 0;
+}
+
+/* Those that are not there are fine; it ends at one that stays. */
+static int remove_them(void *argument) {
+  struct errand *errand = argument;
+  long result = set_out(errand);
+
+  for (const char *const *path = errand->directories; result == 0 && *path; path++) {
+    result = call(SYS_unlinkat, AT_FDCWD, (long)*path, AT_REMOVEDIR, 0, 0, 0);
+    if (result == -ENOENT)
+      result = 0;
+  }
   errand->error = (int32_t)-result;
   return result != 0;
 }
@@ -248,5 +231,6 @@ static int begin(struct errand *errand, int (*body)(void *)) {
 
 EXPORT int dunnage_mount(struct errand *errand) { return begin(errand, mount_it); }
 EXPORT int dunnage_unmount(struct errand *errand) { return begin(errand, unmount_it); }
+EXPORT int dunnage_rmdir(struct errand *errand) { return begin(errand, remove_them); }
 
 #endif

@@ -47,8 +47,11 @@ def test_it_is_built_where_there_is_a_compiler() -> None:
 @pytest.mark.skipif(shutil.which("cc") is None, reason="needs a compiler")
 def test_its_structures_are_those_of_python(tmp_path: Path) -> None:
     """Same sizes, and every field where Python puts it."""
-    source = (ROOT / "native/procs.c").read_text()
-    for name, kind in (("order", native.Order), ("errand", native.Errand)):
+    source = "".join(
+        (ROOT / "native" / name).read_text() for name in ("procs.c", "memory.c")
+    )
+    kinds = {"order": native.Order, "errand": native.Errand, "range": native.Range}
+    for name, kind in kinds.items():
         facts = [(f"sizeof(struct {name})", ctypes.sizeof(kind))]
         for field, *_ in kind._fields_:
             where = f"__builtin_offsetof(struct {name}, {field})"
@@ -56,7 +59,17 @@ def test_its_structures_are_those_of_python(tmp_path: Path) -> None:
         for term, value in facts:
             source += f'_Static_assert({term} == {value}, "{term}");\n'
     subprocess.run(
-        ["cc", "-std=gnu11", "-c", "-x", "c", "-", "-o", str(tmp_path / "o")],
+        [
+            "cc",
+            "-std=gnu11",
+            f"-I{ROOT}/native",
+            "-c",
+            "-x",
+            "c",
+            "-",
+            "-o",
+            str(tmp_path / "o"),
+        ],
         input=source.encode(),
         check=True,
     )

@@ -10,12 +10,18 @@ and is slower.
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
-from typing import Final
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
 
-_LAYOUT: Final = 2
+if TYPE_CHECKING:
+    from ctypes import Array
+
+_LAYOUT: Final = 3
 """Must be that of the library: an editable install may have an older one."""
 _FILE: Final = "libprocs.so"
+_POINTERS_STEP: Final = 16
 
 
 class Order(ctypes.Structure):
@@ -41,6 +47,7 @@ class Errand(ctypes.Structure):
         ("target", ctypes.c_char_p),
         ("type", ctypes.c_char_p),
         ("data", ctypes.c_char_p),
+        ("directories", ctypes.POINTER(ctypes.c_char_p)),
         ("flags", ctypes.c_uint64),
         ("stack", ctypes.c_void_p),
         ("stack_bytes", ctypes.c_uint64),
@@ -59,6 +66,20 @@ class Range(ctypes.Structure):
     )
 
 
+def pointers(texts: Sequence[bytes]) -> Array[ctypes.c_char_p]:
+    """Return what C calls ``char **``, ended by a NULL, or more of them."""
+    return _array(len(texts) // _POINTERS_STEP + 1)(*texts)
+
+
+@functools.cache
+def _array(steps: int) -> type[Array[ctypes.c_char_p]]:
+    """Return the type of an array of pointers: few of them, and they are kept.
+
+    One that is made anew is a cycle of objects, for the collector to find.
+    """
+    return ctypes.c_char_p * (steps * _POINTERS_STEP)
+
+
 def load(path: str) -> ctypes.CDLL | None:
     """Load the library at ``path``, if it is one of ours."""
     try:
@@ -69,8 +90,8 @@ def load(path: str) -> ctypes.CDLL | None:
     if layout != _LAYOUT:
         return None
     library.dunnage_spawn.argtypes = (ctypes.POINTER(Order),)
-    for errand in (library.dunnage_mount, library.dunnage_unmount):
-        errand.argtypes = (ctypes.POINTER(Errand),)
+    for name in ("dunnage_mount", "dunnage_unmount", "dunnage_rmdir"):
+        getattr(library, name).argtypes = (ctypes.POINTER(Errand),)
     ranges = (ctypes.POINTER(Range), ctypes.c_size_t)
     library.dunnage_share.argtypes = (ctypes.c_int, *ranges)
     library.dunnage_share.restype = ctypes.c_int64

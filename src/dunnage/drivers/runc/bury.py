@@ -7,10 +7,11 @@ import os
 
 from dunnage.bootstrap import bundle
 from dunnage.errors import DunnageError
+from dunnage.host import cgroups
 from dunnage.host.mounts import unmount_recursive
 from dunnage.host.procs import run_to_end
 
-from . import texts, traces
+from . import notes, texts, traces
 from .options import Options
 
 
@@ -29,15 +30,11 @@ def bury(directory: str, namespace: str, container_id: str) -> list[str]:
     if found and not found.end_processes(directory):
         problems.append("some processes of the container do not end")
     options = Options.read(directory)
-    command = options.command(namespace)
     state = f"{options.runtime_root(namespace)}/{container_id}"
-    try:
-        status, said = run_to_end([*command, "delete", "--force", container_id])
-        text = said.decode(errors="replace").strip()
-        if status != 0 and not texts.is_about_nothing(text, state):
-            problems.append(f"{command[0]} delete: {texts.ended(status)}: {text}")
-    except OSError as error:
-        problems.append(texts.unstartable(error, command[0]))
+    if not _is_removed(state, options):
+        problems += _delete(
+            [*options.command(namespace), "delete"], container_id, state
+        )
     if found:
         problems += [f"cgroup {path} stays" for path in found.remove_cgroups()]
         # Of a container that never was whole, the runtime may not know.
@@ -47,6 +44,28 @@ def bury(directory: str, namespace: str, container_id: str) -> list[str]:
     except (DunnageError, OSError) as error:
         problems.append(f"unmount {directory}/{bundle.ROOTFS}: {error}")
     return problems
+
+
+def _is_removed(state: str, options: Options) -> bool:
+    """Remove what is left, if nobody lives and the runtime would do no more."""
+    noted = notes.read(state, options)
+    if noted is None or cgroups.members(noted.cgroups):
+        return False
+    if noted.init is not None and noted.init.is_alive():
+        return False
+    return not cgroups.remove(noted.cgroups) and noted.remove()
+
+
+def _delete(command: list[str], container_id: str, state: str) -> list[str]:
+    """Have the runtime delete it; return what went wrong."""
+    try:
+        status, said = run_to_end([*command, "--force", container_id])
+    except OSError as error:
+        return [texts.unstartable(error, command[0])]
+    text = said.decode(errors="replace").strip()
+    if status == 0 or texts.is_about_nothing(text, state):
+        return []
+    return [f"{command[0]} delete: {texts.ended(status)}: {text}"]
 
 
 def _remove_state(directory: str) -> None:

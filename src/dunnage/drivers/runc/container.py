@@ -26,6 +26,7 @@ from dunnage.errors import (
     NotFound,
     Unknown,
 )
+from dunnage.host.cgroups import remove_empty_apart
 from dunnage.host.mounts import (
     mount_all_apart,
     unmount_recursive,
@@ -34,7 +35,7 @@ from dunnage.host.mounts import (
 from dunnage.host.procs import Child, Children, Claim
 from dunnage.host.stdio import Held, Stdio
 
-from . import texts, traces
+from . import notes, texts, traces
 from .command import Command
 from .options import Options
 
@@ -218,13 +219,29 @@ class RuncContainer(_RuncProcess, Container):
                 await self._command.plain(["resume"])
 
     async def delete(self) -> None:
+        if not await self._is_removed():
+            await self._have_deleted()
+        traces.forget(self._bundle)
+
+    async def _is_removed(self) -> bool:
+        """Remove what is left, if init is dead and the runtime would do no more."""
+        if self._child is None or self._child.exited is None:
+            return False
+        noted = notes.read(self._command.state_directory, self._command.options)
+        if noted is None:
+            return False
+        paths = noted.cgroups
+        return (
+            not paths or await remove_empty_apart(self._children, paths)
+        ) and noted.remove()
+
+    async def _have_deleted(self) -> None:
         try:
             await self._command.logged("failed to delete task", ["delete"], self._log)
         except Unknown as error:
             state = self._command.state_directory
             if not texts.is_about_nothing(error.message, state):
                 raise
-        traces.forget(self._bundle)
 
     async def release(self) -> None:
         self._let_go_of_stdio()

@@ -8,27 +8,21 @@ else, and where it was not built, a process is forked to run `mount_all` or
 
 from __future__ import annotations
 
-import ctypes
 import errno
-import functools
 import os
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
-from dunnage.errors import DunnageError, Internal, Unknown
-from dunnage.host import native
+from dunnage.errors import DunnageError, Unknown
+from dunnage.host import errands, native
 
 from .options import MountFlag, parse_options
 from .rootfs import Mount, failure, mount_all
 from .unmount import unmount_recursive
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from dunnage.host.procs import Children
-
-_STACK_BYTES: Final = 16 << 10
-_Stack: Final = ctypes.c_char * _STACK_BYTES
-# Made once: each such type is a cycle of objects, and `cast` would make one, too.
 
 
 async def mount_all_apart(
@@ -41,7 +35,7 @@ async def mount_all_apart(
         OSError: no process can be had.
     """
     if native.library and (call := _only_call(mounts, rootfs)):
-        code = await _told(children, native.library.dunnage_mount, call)
+        code = await errands.run(children, native.library.dunnage_mount, call)
         if code == 0:
             return
         if code != errno.ENOSYS:
@@ -61,7 +55,8 @@ async def unmount_recursive_apart(children: Children, path: str) -> None:
     """
     if native.library and "\0" not in path:
         call = native.Errand(target=os.fsencode(path))
-        if await _told(children, native.library.dunnage_unmount, call) == 0:
+        begin = native.library.dunnage_unmount
+        if await errands.run(children, begin, call) == 0:
             return
     await children.call(lambda: unmount_recursive(path))
 
@@ -80,30 +75,4 @@ def _only_call(mounts: Sequence[Mount], rootfs: str) -> native.Errand | None:
     if needs_another or component.type.startswith("fuse") or "\0" in "".join(texts):
         return None
     source, target, kind, said = (os.fsencode(text) for text in texts)
-    return native.Errand(source, target, kind, said or None, flags)
-
-
-async def _told(
-    children: Children, begin: Callable[[native.Errand], int], call: native.Errand
-) -> int:
-    """Run ``call`` and return the errno that it ended with, or 0."""
-    stack = _Stack()
-    call.stack = ctypes.addressof(stack)
-    call.stack_bytes = _STACK_BYTES
-    pid = begin(call)
-    if pid == -errno.ENOSYS:
-        return errno.ENOSYS
-    if pid < 0:
-        raise OSError(-pid, os.strerror(-pid))
-    child = children.adopt(pid)
-    # What the process works with lives as long as it does, whoever waits for it.
-    child.listen(functools.partial(_let_go, call, stack))
-    exited = await child.wait()
-    if exited.status not in {0, 1}:
-        raise Internal(f"a helper process ended with status {exited.status}")
-    code: int = call.error
-    return code
-
-
-def _let_go(*_: object) -> None:
-    """Need it no more."""
+    return native.Errand(source, target, kind, said or None, flags=flags)

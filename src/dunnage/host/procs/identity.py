@@ -39,6 +39,15 @@ class Identity(NamedTuple):
         """
         return cls(pid, int(_stat(pid)[_STARTED]), _boot_id())
 
+    @classmethod
+    def noted(cls, pid: int, started: int) -> Self:
+        """Return that of which somebody has noted this since the boot.
+
+        Raises:
+            OSError: /proc is not there.
+        """
+        return cls(pid, started, _boot_id())
+
     def is_of_this_boot(self) -> bool:
         """Tell whether it can live still."""
         return self.boot_id == _boot_id()

@@ -15,19 +15,15 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import functools
 import os
 import resource
 import signal
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Final, NoReturn
+from typing import Final, NoReturn
 
 from dunnage.host import native
 
 from .prctl import set_parent_death_signal
-
-if TYPE_CHECKING:
-    from ctypes import Array
 
 _HANDLED: Final = (
     # What Python ignores, or this package handles: back to what a program expects.
@@ -40,8 +36,6 @@ _HANDLED: Final = (
 )
 
 _DEFAULTS: Final = sum(1 << (signum - 1) for signum in _HANDLED)
-
-_POINTERS_STEP: Final = 16
 
 _ABSENT: Final = frozenset({errno.ENOENT, errno.ENOTDIR})
 
@@ -159,7 +153,7 @@ class _Order:
     def by_vfork(self, library: ctypes.CDLL) -> int:
         """Return the pid of what was started, or an errno, negated."""
         order = native.Order(
-            *(_pointers(self._programs), _pointers(self._argv), _pointers(self._env)),
+            *map(native.pointers, (self._programs, self._argv, self._env)),
             *(self._cwd, _DEFAULTS, *_nofile_of_a_child()),
             (ctypes.c_int32 * 3)(*self._fds),
         )
@@ -223,20 +217,6 @@ def _encoded(texts: Iterable[str]) -> list[bytes]:
     if any(b"\0" in text for text in encoded):
         raise ValueError("embedded null character")
     return encoded
-
-
-def _pointers(texts: list[bytes]) -> Array[ctypes.c_char_p]:
-    """Return what C calls ``char **``, ended by a NULL, or more of them."""
-    return _array(len(texts) // _POINTERS_STEP + 1)(*texts)
-
-
-@functools.cache
-def _array(steps: int) -> type[Array[ctypes.c_char_p]]:
-    """Return the type of an array of pointers: few of them, and they are kept.
-
-    One that is made anew is a cycle of objects, for the collector to find.
-    """
-    return ctypes.c_char_p * (steps * _POINTERS_STEP)
 
 
 def run_to_end(argv: Sequence[str], *, cwd: str | None = None) -> tuple[int, bytes]:
