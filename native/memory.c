@@ -10,7 +10,9 @@
    puts it back where the file was not what came to light (the memory was unmapped, and
    something else mapped in its place): so whatever happened, memory reads as before.
 
-   Both are safe because nothing else can write to the memory meanwhile: the caller has
+   dunnage_populate does ahead of time what a fork is known to need.
+
+   The first two are safe because nothing else can write to the memory meanwhile: the caller has
    one thread and no process shares its memory (the caller's duty), signals are blocked,
    the stack is not among the ranges, and nor are the pages around the thread's control
    block, to which the kernel itself writes (rseq). They call the kernel without libc,
@@ -114,6 +116,14 @@ EXPORT int64_t dunnage_share(int fd, const struct range *ranges, size_t count) {
   }
   unblock(&mask);
   return result;
+}
+
+/* Has pages read or copied before somebody waits for it: ``advice`` is MADV_POPULATE_READ
+   or _WRITE. What cannot be (Linux before 5.14, memory that is gone) happens later. */
+EXPORT void dunnage_populate(const struct range *ranges, size_t count, int advice) {
+  for (size_t i = 0; i < count; i++)
+    call(SYS_madvise, (long)ranges[i].start, (long)(ranges[i].end - ranges[i].start),
+         advice, 0, 0, 0);
 }
 
 static int is_same(const void *a, const void *b, size_t size) {

@@ -1,4 +1,4 @@
-"""Deleting without the runtime where it would do no more, and with it where it would."""
+"""Deleting without the runtime where it would do no more; with it where it would."""
 
 from __future__ import annotations
 

@@ -7,6 +7,8 @@ Here the parent's memory is moved into a sealed file in memory before the first 
 A write to a count of references that goes up and down again leaves a page as it was:
 such copies are found by comparing, and dropped (`give_back`).
 
+Which pages a fork will write to can be learnt from another (`copies`); one that waits
+for work copies them before there is any (`copy_ahead`).
 What then still differs from the original is alike in many forks: where the host's KSM
 runs, the kernel may keep it once (`merge_equal`).
 
@@ -22,6 +24,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
+import struct
 import sys
 from collections.abc import Iterable, Iterator
 from typing import Final, NamedTuple
@@ -34,6 +37,12 @@ _BLOCK_BYTES: Final = 8192
 """So much around a thread's control block is left alone: the kernel writes to it."""
 _KINDS: Final = frozenset({"", "[heap]"})
 _OWN: Final = "rw-p"
+_MADV_POPULATE_READ: Final = 22
+_MADV_POPULATE_WRITE: Final = 23
+_ENTRY: Final = struct.Struct("=Q")
+# Of an entry of the page map; a page of a file may be shared, another is our own.
+_PRESENT: Final = 1 << 63
+_IN_FILE: Final = 1 << 61
 _KSM: Final = "/sys/kernel/mm/ksm/run"
 _PR_SET_MEMORY_MERGE: Final = 67
 _libc = ctypes.PyDLL(None)
@@ -120,6 +129,43 @@ def give_back() -> GivenBack | None:
     return GivenBack((pages >> 32) * _PAGE, (pages & 0xFFFFFFFF) * _PAGE)
 
 
+def copies() -> bytes:
+    """Tell which pages of shared memory this process has copied, for `Ahead`."""
+    found: list[int] = []
+    for each in _shared[0].ranges if _shared else ():
+        for address, entry in _page_map(each.start, each.end):
+            if entry & _PRESENT and not entry & _IN_FILE:
+                if found and found[-1] == address:
+                    found[-1] += _PAGE
+                else:
+                    found += (address, address + _PAGE)
+    return struct.pack(f"={len(found)}Q", *found)
+
+
+class Ahead:
+    """What a fork may do before it is wanted.
+
+    Args:
+        pages: that a fork will write to, as another's `copies`.
+    """
+
+    def __init__(self, pages: bytes) -> None:
+        self._copied = _ranges(struct.iter_unpack("=QQ", pages))
+        self._read = _shared[0].ranges if _shared else _ranges(())
+
+    def copy(self) -> None:
+        """Map shared memory, and copy the pages.
+
+        It costs what the faults would cost; Linux 5.14 and later.
+        """
+        if native.library is not None:
+            for ranges, advice in (
+                (self._read, _MADV_POPULATE_READ),
+                (self._copied, _MADV_POPULATE_WRITE),
+            ):
+                native.library.dunnage_populate(ranges, len(ranges), advice)
+
+
 def trim() -> None:
     """Drop what the interpreter and libc keep in hand.
 
@@ -145,6 +191,20 @@ def merge_equal(setting: str = _KSM) -> bool:
     except OSError:
         return False
     return True
+
+
+def _page_map(start: int, end: int) -> Iterator[tuple[int, int]]:
+    """Yield each page's address with its entry in /proc/self/pagemap."""
+    with open("/proc/self/pagemap", "rb", buffering=0) as file:
+        file.seek(start // _PAGE * _ENTRY.size)
+        entries = file.read((end - start) // _PAGE * _ENTRY.size)
+    for number, (entry,) in enumerate(_ENTRY.iter_unpack(entries)):
+        yield start + number * _PAGE, entry
+
+
+def _ranges(places: Iterable[tuple[int, ...]]) -> ctypes.Array[native.Range]:
+    found = [native.Range(start, end) for start, end in places]
+    return (native.Range * len(found))(*found)
 
 
 def _share(library: ctypes.CDLL, fd: int) -> Shared:

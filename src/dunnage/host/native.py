@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from ctypes import Array
 
-_LAYOUT: Final = 3
+_LAYOUT: Final = 4
 """Must be that of the library: an editable install may have an older one."""
 _FILE: Final = "libprocs.so"
 _POINTERS_STEP: Final = 16
@@ -102,6 +102,8 @@ def load(path: str) -> ctypes.CDLL | None:
         ctypes.c_uint64,
     )
     library.dunnage_give_back.restype = ctypes.c_int64
+    library.dunnage_populate.argtypes = (*ranges, ctypes.c_int)
+    library.dunnage_populate.restype = None
     library.dunnage_thread_block.restype = ctypes.c_int64
     return library
 

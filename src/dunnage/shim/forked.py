@@ -57,8 +57,7 @@ def serve(connection: socket.socket, own: Own) -> NoReturn:
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)
         connection.settimeout(_SILENCE_LIMIT_S)
         try:
-            request, cwd = _receive(connection)
-            daemon_pid = _become(connection, request, cwd, own)
+            request, daemon_pid = admit(connection, own)
         except (Refused, warm.WireError, OSError):
             connection.send(warm.REFUSED, socket.MSG_NOSIGNAL)
             os._exit(0)
@@ -70,6 +69,21 @@ def serve(connection: socket.socket, own: Own) -> NoReturn:
 
 
 # -- who is there
+
+
+def admit(connection: socket.socket, own: Own) -> tuple[warm.Request, int]:
+    """Read what a caller wants, and become the caller's.
+
+    Returns:
+        The request, and the pid of who has called the caller.
+
+    Raises:
+        WireError: the request makes no sense.
+        Refused: we would not be what the caller had been itself.
+        OSError: it says nothing, or is gone.
+    """
+    request, cwd = _receive(connection)
+    return request, _become(connection, request, cwd, own)
 
 
 def _receive(connection: socket.socket) -> tuple[warm.Request, int]:
@@ -147,11 +161,11 @@ def _act(connection: socket.socket, request: warm.Request, daemon_pid: int) -> i
     given = _maybe_start(sys.argv[1:])
     if given is None:
         _leave_with(connection)
-        _send(connection, _captured(request.stdin))
+        _send(connection, captured(request.stdin))
         return 0
     set_oom_score("self", daemon_pid)
     begun: list[Begun] = []
-    _send(connection, _captured(request.stdin, begun))
+    _send(connection, captured(request.stdin, begun))
     is_known = _was_passed_on(connection)
     listener = begun[0].listener if begun else None
     if listener is None:
@@ -173,7 +187,7 @@ def _maybe_start(argv: list[str]) -> Flags | None:
     return given if given.action == "start" and given.namespace and not asks else None
 
 
-def _captured(stdin: bytes, begun: list[Begun] | None = None) -> warm.Answer:
+def captured(stdin: bytes, begun: list[Begun] | None = None) -> warm.Answer:
     """Run the program as the caller would have run it; return what it has said.
 
     Args:

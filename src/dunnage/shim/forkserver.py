@@ -30,15 +30,18 @@ import time
 from typing import Final, NoReturn
 
 from dunnage.bootstrap import warm
+from dunnage.host import memory
 from dunnage.host.procs import rawfork, set_child_subreaper
 from dunnage.host.procs.title import set_title
 
-from . import forked, ready
+from . import forked, ready, trial
 
 NAME: Final = "dunnage-forkserver"
 IDLE_LIMIT_S: Final = 600.0
 """How long a server without children waits for a caller."""
 _BACKLOG: Final = 4096
+_CROWD_S: Final = 0.02
+"""Callers that come in less than this after each other are a crowd."""
 _NO_ROOM_PAUSE_S: Final = 0.1
 _NO_ROOM: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _UCRED: Final = struct.Struct("iII")
@@ -61,7 +64,8 @@ def main(argv: list[str] | None = None) -> int:
     ready.make_ready(given.directory)
     # What was shown is a file's now, and the kernel shows no file's.
     set_title([NAME.encode(), given.directory.encode()], _environment())
-    server = Server(given.directory, given.lock_fd, own, given.idle_s)
+    ahead = trial.hold(given.directory, own, _environment())
+    server = Server(given.directory, given.lock_fd, own, given.idle_s, ahead)
     server.run()
     return 0
 
@@ -107,16 +111,23 @@ class Server:
         lock: an fd of it, locked.
         own: what a caller is compared with.
         idle_s: how long to wait for a caller without having children.
+        ahead: what a fork does that has nothing to do yet.
     """
 
     def __init__(
-        self, directory: str, lock: int, own: forked.Own, idle_s: float
+        self,
+        directory: str,
+        lock: int,
+        own: forked.Own,
+        idle_s: float,
+        ahead: memory.Ahead | None = None,
     ) -> None:
         self._directory = directory
         self._path = f"{directory}/{warm.SOCKET}"
         self._lock = lock
         self._own = own
         self._idle_s = idle_s
+        self._ahead = ahead
         self._spare: tuple[int, socket.socket] | None = None
         self._listener: socket.socket | None = None
         self._died, self._wake = socket.socketpair()
@@ -243,6 +254,9 @@ class Server:
             for held in (*parents, self._died, self._wake, self._listener):
                 if held is not None:
                     held.close()
+            # In a crowd there is better to do.
+            if self._ahead and not _says_something(control, _CROWD_S):
+                self._ahead.copy()
             _, fds, _, _ = socket.recv_fds(control, 1, 1)
             control.close()
             if fds:
@@ -265,6 +279,12 @@ def _listen(path: str) -> socket.socket:
     listener.listen(_BACKLOG)
     listener.settimeout(0)
     return listener
+
+
+def _says_something(control: socket.socket, within_s: float) -> bool:
+    poll = select.poll()
+    poll.register(control, select.POLLIN)
+    return bool(poll.poll(within_s * 1000))
 
 
 def _is_ours(connection: socket.socket) -> bool:

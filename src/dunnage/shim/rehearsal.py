@@ -80,7 +80,7 @@ def rehearse(directory: str, shims: int = SHIMS) -> None:
             root.handlers[:] = [handler]
             root.setLevel(logging.INFO)
             for number in range(shims):
-                _play_shim(f"{short}/bundle", number)
+                play_shim(f"{short}/bundle", number)
             root.handlers[:] = handlers
     except Exception:
         root.handlers[:] = handlers
@@ -95,7 +95,7 @@ def rehearse(directory: str, shims: int = SHIMS) -> None:
             shutil.rmtree(place, ignore_errors=True)
 
 
-def _play_shim(place: str, number: int) -> None:
+def play_shim(place: str, number: int) -> None:
     """Start a shim as `start` does, and serve until it leaves."""
     os.mkdir(place, 0o700)
     os.chdir(place)

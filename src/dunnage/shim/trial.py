@@ -1,0 +1,119 @@
+"""A fork on trial: which pages forks write to, learnt from one that works for nobody.
+
+It is admitted like any other, with the server itself as its caller, deletes a container
+that never was, leads the lives of shims with played children (`rehearsal`), and tells
+which pages it has copied meanwhile.
+A fork that waits for its caller copies them ahead of time.
+
+Invariant (trial-leaves-nothing): afterwards there is no file, descriptor or child more
+than before, also where it fails or hangs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import select
+import shutil
+import signal
+import socket
+import tempfile
+import time
+from typing import Final, NoReturn
+
+from dunnage.bootstrap import warm
+from dunnage.bootstrap.flags import Flags
+from dunnage.drivers.runc import Options
+from dunnage.host import memory
+from dunnage.host.procs import rawfork
+
+from . import forked, rehearsal
+
+_LIMIT_S: Final = 2.0
+_SHIMS: Final = 2
+_ID: Final = "trial"
+
+
+def hold(
+    directory: str, own: forked.Own, environ: list[bytes], limit_s: float = _LIMIT_S
+) -> memory.Ahead | None:
+    """Hold it; None where it comes to nothing: forks then copy when they get there.
+
+    Args:
+        directory: where there may be files for a while.
+        own: what the server knows of itself.
+        environ: the server's environment.
+        limit_s: how long it may take.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            place = tempfile.mkdtemp(prefix="trial-", dir=directory)
+            stack.callback(shutil.rmtree, place, ignore_errors=True)
+            ours, its = socket.socketpair()
+            stack.enter_context(ours)
+            stack.enter_context(its)
+            _ask(ours, place, own.code, environ)
+            receiving, sending = os.pipe2(os.O_CLOEXEC)
+            stack.callback(os.close, receiving)
+            try:
+                pid = rawfork.fork()
+                if pid == 0:
+                    _stand(its, own, place, sending)
+            finally:
+                os.close(sending)
+            pages = _told(pid, receiving, limit_s)
+        except OSError:
+            return None
+    return memory.Ahead(pages) if pages else None
+
+
+def _ask(ours: socket.socket, place: str, code: str, environ: list[bytes]) -> None:
+    """Ask for the delete of a container that has no runtime and no traces."""
+    directory = f"{place}/{_ID}"
+    os.mkdir(directory)
+    Options(binary_name=os.devnull).write(directory)
+    given = Flags(namespace=_ID, id=_ID, address=f"{place}/s", action="delete")
+    request = warm.Request(
+        umask=0o22,
+        code=code,
+        argv=[os.fsencode(word) for word in (_ID, *given.argv())],
+        environ=environ,
+        stdin=b"",
+    )
+    cwd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        socket.send_fds(ours, [request.pack()], [cwd], socket.MSG_DONTWAIT)
+    finally:
+        os.close(cwd)
+
+
+def _stand(
+    connection: socket.socket, own: forked.Own, place: str, telling: int
+) -> NoReturn:
+    try:
+        gc.enable()
+        request, _ = forked.admit(connection, own)
+        forked.captured(request.stdin)
+        rehearsal.rehearse(place, _SHIMS)
+        with open(telling, "wb") as file:
+            file.write(memory.copies())
+    finally:
+        os._exit(0)
+
+
+def _told(pid: int, receiving: int, limit_s: float) -> bytes:
+    """Return what the fork tells, and bury it."""
+    end = time.monotonic() + limit_s
+    said = b""
+    poll = select.poll()
+    poll.register(receiving, select.POLLIN)
+    while poll.poll(max(0.0, end - time.monotonic()) * 1000):
+        if not (more := os.read(receiving, 1 << 16)):
+            break
+        said += more
+    else:
+        said = b""
+        os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    return said
