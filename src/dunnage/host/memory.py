@@ -40,9 +40,10 @@ _OWN: Final = "rw-p"
 _MADV_POPULATE_READ: Final = 22
 _MADV_POPULATE_WRITE: Final = 23
 _ENTRY: Final = struct.Struct("=Q")
-# Of an entry of the page map; a page of a file may be shared, another is our own.
-_PRESENT: Final = 1 << 63
-_IN_FILE: Final = 1 << 61
+# Of an entry of the page map (proc(5)): present, of a file, and mapped by us alone.
+_PRESENT, _IN_FILE, _ALONE = 1 << 63, 1 << 61, 1 << 56
+_KIND: Final = _PRESENT | _IN_FILE | _ALONE
+_OWN_COPY: Final = _PRESENT | _ALONE
 _KSM: Final = "/sys/kernel/mm/ksm/run"
 _PR_SET_MEMORY_MERGE: Final = 67
 _libc = ctypes.PyDLL(None)
@@ -134,7 +135,7 @@ def copies() -> bytes:
     found: list[int] = []
     for each in _shared[0].ranges if _shared else ():
         for address, entry in _page_map(each.start, each.end):
-            if entry & _PRESENT and not entry & _IN_FILE:
+            if entry & _KIND == _OWN_COPY:
                 if found and found[-1] == address:
                     found[-1] += _PAGE
                 else:

@@ -42,6 +42,8 @@ IDLE_LIMIT_S: Final = 600.0
 _BACKLOG: Final = 4096
 _CROWD_S: Final = 0.02
 """Callers that come in less than this after each other are a crowd."""
+_COOL_S: Final = 5.0
+"""How long a fork keeps what it has copied ahead, if nobody comes."""
 _NO_ROOM_PAUSE_S: Final = 0.1
 _NO_ROOM: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _UCRED: Final = struct.Struct("iII")
@@ -65,6 +67,7 @@ def main(argv: list[str] | None = None) -> int:
     # What was shown is a file's now, and the kernel shows no file's.
     set_title([NAME.encode(), given.directory.encode()], _environment())
     ahead = trial.hold(given.directory, own, _environment())
+    memory.give_back()  # what forks copy of us they could not give back
     server = Server(given.directory, given.lock_fd, own, given.idle_s, ahead)
     server.run()
     return 0
@@ -257,6 +260,8 @@ class Server:
             # In a crowd there is better to do.
             if self._ahead and not _says_something(control, _CROWD_S):
                 self._ahead.copy()
+                if not _says_something(control, _COOL_S):
+                    memory.give_back()
             _, fds, _, _ = socket.recv_fds(control, 1, 1)
             control.close()
             if fds:

@@ -80,7 +80,7 @@ def rehearse(directory: str, shims: int = SHIMS) -> None:
             root.handlers[:] = [handler]
             root.setLevel(logging.INFO)
             for number in range(shims):
-                play_shim(f"{short}/bundle", number)
+                _play_shim(f"{short}/bundle", number)
             root.handlers[:] = handlers
     except Exception:
         root.handlers[:] = handlers
@@ -95,8 +95,19 @@ def rehearse(directory: str, shims: int = SHIMS) -> None:
             shutil.rmtree(place, ignore_errors=True)
 
 
-def play_shim(place: str, number: int) -> None:
+def _play_shim(place: str, number: int) -> None:
     """Start a shim as `start` does, and serve until it leaves."""
+    given, told, listener = begin(place)
+    loop.run(_Play(place, given, told, listener, number).run())
+    shutil.rmtree(place)
+
+
+def begin(place: str) -> tuple[Flags, wire.Start, socket.socket]:
+    """Do what `start` does, with all files in a directory that is made.
+
+    Returns:
+        What a `Rehearsed` takes; the socket is ``s`` in the directory.
+    """
     os.mkdir(place, 0o700)
     os.chdir(place)
     bundle.write(place, bundle.CONFIG, json.dumps(_SPEC))
@@ -113,8 +124,7 @@ def play_shim(place: str, number: int) -> None:
     wire.render_answer(told.dialect, where)
     listener = socket_file.bind(f"{place}/s")
     assert listener is not None
-    loop.run(_Play(place, given, told, listener, number).run())
-    shutil.rmtree(place)
+    return given, told, listener
 
 
 def _stdin() -> bytes:
@@ -130,7 +140,7 @@ def _options() -> Any:
     return typeurl.pack(RuncOptions(binary_name=_RUNTIME))
 
 
-class _Rehearsed(Daemon):
+class Rehearsed(Daemon):
     """A shim as it is, but for the runtimes."""
 
     def __init__(self, given: Flags, told: wire.Start, listener: socket.socket) -> None:
@@ -167,7 +177,7 @@ class _Play:
         events = socket_file.bind(self._told.ttrpc_address)
         assert events is not None
         hearing.listen_on(events)
-        daemon = _Rehearsed(self._flags, self._told, self._listener)
+        daemon = Rehearsed(self._flags, self._told, self._listener)
         serving = asyncio.ensure_future(daemon.run())
         try:
             async with asyncio.timeout(_LIMIT_S):

@@ -1,8 +1,8 @@
 """A fork on trial: which pages forks write to, learnt from one that works for nobody.
 
-It is admitted like any other, with the server itself as its caller, deletes a container
-that never was, leads the lives of shims with played children (`rehearsal`), and tells
-which pages it has copied meanwhile.
+It is admitted like any other, with the server itself as its caller; it deletes a
+container that never was; it is a shim until that has answered its first call; and it
+tells which pages it has copied meanwhile.
 A fork that waits for its caller copies them ahead of time.
 
 Invariant (trial-leaves-nothing): afterwards there is no file, descriptor or child more
@@ -11,6 +11,7 @@ than before, also where it fails or hangs.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import gc
 import os
@@ -22,16 +23,17 @@ import tempfile
 import time
 from typing import Final, NoReturn
 
+from dunnage.api.services import TASK_V2
 from dunnage.bootstrap import warm
 from dunnage.bootstrap.flags import Flags
 from dunnage.drivers.runc import Options
-from dunnage.host import memory
+from dunnage.host import loop, memory
 from dunnage.host.procs import rawfork
+from dunnage.ttrpc.connection import ClientConnection
 
 from . import forked, rehearsal
 
 _LIMIT_S: Final = 2.0
-_SHIMS: Final = 2
 _ID: Final = "trial"
 
 
@@ -79,13 +81,22 @@ def _ask(ours: socket.socket, place: str, code: str, environ: list[bytes]) -> No
         code=code,
         argv=[os.fsencode(word) for word in (_ID, *given.argv())],
         environ=environ,
-        stdin=b"",
+        stdin=_connect_call(),
     )
     cwd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         socket.send_fds(ours, [request.pack()], [cwd], socket.MSG_DONTWAIT)
     finally:
         os.close(cwd)
+
+
+def _connect_call() -> bytes:
+    """Return the first call of any daemon, as it is on the wire."""
+    connection = ClientConnection()
+    method = TASK_V2.connect
+    payload = method.request(id=_ID).SerializeToString()
+    connection.send_request(method.service, method.name, payload)
+    return bytes(connection.data_to_send())
 
 
 def _stand(
@@ -95,11 +106,28 @@ def _stand(
         gc.enable()
         request, _ = forked.admit(connection, own)
         forked.captured(request.stdin)
-        rehearsal.rehearse(place, _SHIMS)
+        held = os.open(place, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        short = f"/proc/self/fd/{held}"  # a socket's name has its limit
+        pages = loop.run(_answer(f"{short}/shim", request.stdin))
         with open(telling, "wb") as file:
-            file.write(memory.copies())
+            file.write(pages)
     finally:
         os._exit(0)
+
+
+async def _answer(place: str, call: bytes) -> bytes:
+    """Be a shim until it has answered a first call; return what was copied."""
+    shim = rehearsal.Rehearsed(*rehearsal.begin(place))
+    running = asyncio.ensure_future(shim.run())
+    with socket.socket(socket.AF_UNIX) as caller:
+        caller.connect(f"{place}/s")
+        caller.send(call)
+        answered = asyncio.Event()
+        asyncio.get_running_loop().add_reader(caller, answered.set)
+        await answered.wait()
+    pages = memory.copies()
+    running.cancel()
+    return pages
 
 
 def _told(pid: int, receiving: int, limit_s: float) -> bytes:
