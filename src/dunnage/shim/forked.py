@@ -25,7 +25,7 @@ from typing import Final, NamedTuple, NoReturn
 from dunnage.bootstrap import flags, warm
 from dunnage.bootstrap.flags import Flags
 from dunnage.host.procs import ioprio
-from dunnage.host.procs.title import set_title
+from dunnage.host.procs.title import clear_title, set_title
 
 from . import daemon, main
 from .start import Begun, abandon, begin, set_oom_score
@@ -162,6 +162,11 @@ def _act(connection: socket.socket, request: warm.Request, daemon_pid: int) -> i
     if given is None:
         _leave_with(connection)
         _send(connection, captured(request.stdin))
+        # The caller need not wait for our memory to be gone, which takes a while;
+        # whoever looks for what it has left does not find us.
+        clear_title()
+        with contextlib.suppress(OSError):
+            connection.shutdown(socket.SHUT_RDWR)
         return 0
     set_oom_score("self", daemon_pid)
     begun: list[Begun] = []

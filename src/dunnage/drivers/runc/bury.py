@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Collection
 
 from dunnage.bootstrap import bundle
 from dunnage.errors import DunnageError
@@ -27,11 +28,12 @@ def bury(directory: str, namespace: str, container_id: str) -> list[str]:
     found = traces.read(directory)
     # First: a runtime finds, and then kills by its pid, what it has noted itself, and
     # waits for what is frozen.
-    if found and not found.end_processes(directory):
+    is_empty = found is not None and found.end_processes(directory)
+    if found and not is_empty:
         problems.append("some processes of the container do not end")
     options = Options.read(directory)
     state = f"{options.runtime_root(namespace)}/{container_id}"
-    if not _is_removed(state, options):
+    if not _is_removed(state, options, found.cgroups if found and is_empty else ()):
         problems += _delete(
             [*options.command(namespace), "delete"], container_id, state
         )
@@ -46,12 +48,18 @@ def bury(directory: str, namespace: str, container_id: str) -> list[str]:
     return problems
 
 
-def _is_removed(state: str, options: Options) -> bool:
-    """Remove what is left, if nobody lives and the runtime would do no more."""
+def _is_removed(state: str, options: Options, empty: Collection[str]) -> bool:
+    """Remove what is left, if nobody lives and the runtime would do no more.
+
+    Args:
+        state: where the runtime's notes are.
+        options: how to call it.
+        empty: cgroups that are known to have no processes.
+    """
     noted = notes.read(state, options)
-    if noted is None or cgroups.members(noted.cgroups):
+    if noted is None or (noted.init is not None and noted.init.is_alive()):
         return False
-    if noted.init is not None and noted.init.is_alive():
+    if cgroups.members([path for path in noted.cgroups if path not in empty]):
         return False
     return not cgroups.remove(noted.cgroups) and noted.remove()
 

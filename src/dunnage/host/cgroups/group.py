@@ -88,6 +88,9 @@ def _thaw(group: str) -> None:
 
 
 def _is_removed(top: str) -> bool:
+    with contextlib.suppress(OSError):
+        os.rmdir(top)  # mostly there is none in it
+        return True
     for group in _tree(top):
         with contextlib.suppress(OSError):
             os.rmdir(group)

@@ -76,6 +76,12 @@ def set_title(argv: Sequence[bytes], environ: Sequence[bytes] = ()) -> None:
         )
 
 
+def clear_title() -> None:
+    """Show none of the words that were set: of a process that has only to end."""
+    for memory in _shown:
+        memory[:] = bytes(len(memory))
+
+
 def _show(arguments: bytes, environment: bytes) -> None:
     size = max(len(arguments) + len(environment), 1)
     memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
