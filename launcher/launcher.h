@@ -121,7 +121,8 @@ enum found start_server(const struct call *call, const struct key *key,
 /* -- request.c and talk.c */
 
 bool make_request(const struct call *call, const struct key *key, struct bytes *request);
-int talk(int connection, const struct bytes *request, const struct bytes *input);
+int talk(int connection, const struct bytes *request, const struct bytes *input,
+         bool start);
 uint64_t now_ms(void);
 
 #define NOBODY_ANSWERED (-1)

@@ -30,7 +30,7 @@ static int ask_server(struct call *call)
         if (place.fd >= 0)
             close(place.fd);
         if (found == FOUND)
-            return talk(connection, &request, &call->input);
+            return talk(connection, &request, &call->input, start);
         if (found == UNUSABLE || !start || !find_place(call, key.name, true, &place))
             break;
     }

@@ -127,18 +127,17 @@ static bool receive_str(int connection, struct bytes *into)
     return true;
 }
 
-/* Say that all was passed on; whoever looks when we are gone finds no child but a shim. */
+/* Whoever looks when we are gone finds no child but a shim. */
 static void wait_for_end(int connection)
 {
     uint64_t until = now_ms() + END_LIMIT_MS;
     char more;
-    if (send(connection, "K", 1, MSG_NOSIGNAL) == 1)
-        while (wait_for(connection, POLLIN, until) && recv(connection, &more, 1, 0) > 0)
-            ;
+    while (wait_for(connection, POLLIN, until) && recv(connection, &more, 1, 0) > 0)
+        ;
 }
 
 /* Return the exit status that the server's child gave us, or NOBODY_ANSWERED. */
-static int hear_answer(int connection)
+static int hear_answer(int connection, bool start)
 {
     char kind;
     uint32_t status;
@@ -151,12 +150,13 @@ static int hear_answer(int connection)
     bool written = write_all(STDERR_FILENO, err.data, err.length);
     written = write_all(STDOUT_FILENO, out.data, out.length) && written;
     /* A shim whose address nobody has heard must not stay. */
-    if (written)
+    if (written && send(connection, "K", 1, MSG_NOSIGNAL) == 1 && !start)
         wait_for_end(connection);
     return written || status ? (int)(status & 0xff) : 1;
 }
 
-int talk(int connection, const struct bytes *request, const struct bytes *input)
+int talk(int connection, const struct bytes *request, const struct bytes *input,
+         bool start)
 {
     char word = 0;
     int status = NOBODY_ANSWERED;
@@ -164,7 +164,7 @@ int talk(int connection, const struct bytes *request, const struct bytes *input)
         wait_for(connection, POLLIN, now_ms() + READY_LIMIT_MS) &&
         receive(connection, &word, 1) && word == 'R' &&
         send(connection, "G", 1, MSG_NOSIGNAL) == 1)
-        status = hear_answer(connection);
+        status = hear_answer(connection, start);
     close(connection);
     return status;
 }

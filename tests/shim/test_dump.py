@@ -186,6 +186,7 @@ async def test_debug_tells_each_call_and_run(tmp_path: Path, debug: bool) -> Non
             (id_,) = {i for t, i in told if re.match(rf"call {name}: done after \d", t)}
             assert "c" == id_
         assert [t for t, _ in told if t.startswith("call State: NotFound: container")]
-        for name in ("create", "start", "delete"):
+        assert ["c"] == [i for t, i in told if t.startswith("removed: ")]
+        for name in ("create", "start"):
             run = rf"runc .* {name} .*: exit status 0 after \d+\.\d{{3}} s"
             assert [i for t, i in told if re.fullmatch(run, t)] == ["c"]

@@ -77,8 +77,20 @@ def serve_here(flags: Flags) -> int:
     return serve(flags, wire.parse_start(b"", flags, os.environ), listener)
 
 
-def serve(flags: Flags, told: wire.Start, listener: socket.socket) -> int:
-    """Serve until it is time to leave; return the exit status."""
+def serve(
+    flags: Flags,
+    told: wire.Start,
+    listener: socket.socket,
+    kind: Callable[[Flags, wire.Start, socket.socket], Daemon] | None = None,
+) -> int:
+    """Serve until it is time to leave; return the exit status.
+
+    Args:
+        flags: those of `start`.
+        told: what the daemon has said to it.
+        listener: where to serve.
+        kind: of the shim; None: `Daemon`.
+    """
     path = str(listener.getsockname())
     identity = socket_file.file_identity(path)
     fields = {"runtime": "io.containerd.dunnage.v2", "namespace": flags.namespace}
@@ -91,7 +103,7 @@ def serve(flags: Flags, told: wire.Start, listener: socket.socket) -> int:
         raise_nofile_limit()
         memory.merge_equal()
         _close_what_was_inherited(listener.fileno())
-        loop.run(Daemon(flags, told, listener).run())
+        loop.run((kind or Daemon)(flags, told, listener).run())
     except BaseException:  # noqa: BLE001  # the log is the only place to say it
         _log.critical("the shim dies", exc_info=True)
         # Nobody comes to it any more; a successor's is another file.

@@ -174,6 +174,7 @@ def _act(connection: socket.socket, request: warm.Request, daemon_pid: int) -> i
     is_known = _was_passed_on(connection)
     listener = begun[0].listener if begun else None
     if listener is None:
+        clear_title()
         return 0
     if not is_known:
         abandon(listener)

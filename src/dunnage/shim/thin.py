@@ -89,11 +89,11 @@ def _ask(stdin: bytes, *, may_start: bool) -> int | None:
         return None
     _write_all(2, answer.stderr)
     _write_all(1, answer.stdout)
-    # Its end: whoever looks when we are gone finds nothing of it, but the shim.
     server.settimeout(_END_LIMIT_S)
     try:  # contextlib costs its import
         server.send(warm.KNOWN)
-        server.recv(1)
+        if not may_start:
+            server.recv(1)  # whoever looks when we are gone finds no child but a shim
     except OSError:
         pass  # the answer is what counts
     status: int = answer.status

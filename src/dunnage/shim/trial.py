@@ -19,6 +19,7 @@ import select
 import shutil
 import signal
 import socket
+import sys
 import tempfile
 import time
 from typing import Final, NoReturn
@@ -27,11 +28,11 @@ from dunnage.api.services import TASK_V2
 from dunnage.bootstrap import warm
 from dunnage.bootstrap.flags import Flags
 from dunnage.drivers.runc import Options
-from dunnage.host import loop, memory
+from dunnage.host import memory
 from dunnage.host.procs import rawfork
 from dunnage.ttrpc.connection import ClientConnection
 
-from . import forked, rehearsal
+from . import daemon, forked, rehearsal
 
 _LIMIT_S: Final = 2.0
 _ID: Final = "trial"
@@ -104,30 +105,35 @@ def _stand(
 ) -> NoReturn:
     try:
         gc.enable()
+        # A shim closes all that it has inherited, but its streams.
+        os.dup2(telling, sys.stdout.fileno())
         request, _ = forked.admit(connection, own)
         forked.captured(request.stdin)
         held = os.open(place, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        short = f"/proc/self/fd/{held}"  # a socket's name has its limit
-        pages = loop.run(_answer(f"{short}/shim", request.stdin))
-        with open(telling, "wb") as file:
-            file.write(pages)
+        begun = rehearsal.begin(f"/proc/self/fd/{held}/shim")  # names have a limit
+        os.mkfifo("log")
+        _Tried.call = request.stdin
+        daemon.serve(*begun, _Tried)
     finally:
         os._exit(0)
 
 
-async def _answer(place: str, call: bytes) -> bytes:
-    """Be a shim until it has answered a first call; return what was copied."""
-    shim = rehearsal.Rehearsed(*rehearsal.begin(place))
-    running = asyncio.ensure_future(shim.run())
-    with socket.socket(socket.AF_UNIX) as caller:
-        caller.connect(f"{place}/s")
-        caller.send(call)
-        answered = asyncio.Event()
-        asyncio.get_running_loop().add_reader(caller, answered.set)
-        await answered.wait()
-    pages = memory.copies()
-    running.cancel()
-    return pages
+class _Tried(rehearsal.Rehearsed):
+    """A shim until it has answered its first call; then it tells what it has copied."""
+
+    call = b""
+
+    async def run(self) -> None:
+        running = asyncio.ensure_future(super().run())
+        with socket.socket(socket.AF_UNIX) as caller:
+            caller.connect("s")
+            caller.send(self.call)
+            answered = asyncio.Event()
+            asyncio.get_running_loop().add_reader(caller, answered.set)
+            await answered.wait()
+        with open(sys.stdout.fileno(), "wb") as file:
+            file.write(memory.copies())
+        running.cancel()
 
 
 def _told(pid: int, receiving: int, limit_s: float) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import signal
 import stat
@@ -38,6 +39,8 @@ from dunnage.host.stdio import Held, Stdio
 from . import notes, texts, traces
 from .command import Command
 from .options import Options
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,7 +222,9 @@ class RuncContainer(_RuncProcess, Container):
                 await self._command.plain(["resume"])
 
     async def delete(self) -> None:
-        if not await self._is_removed():
+        if await self._is_removed():
+            _log.debug("removed: the runtime would do no more")
+        else:
             await self._have_deleted()
         traces.forget(self._bundle)
 
