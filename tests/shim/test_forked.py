@@ -131,6 +131,20 @@ async def test_the_client_of_a_start_goes(
 
 
 @in_loop
+async def test_the_client_of_a_start_is_slow(tmp_path: Path, directory: Path) -> None:
+    """Who neither passes the address on nor goes is not waited for without end."""
+    async with Shim(tmp_path, environment=environment(directory)) as shim:
+        await a_server(shim, directory)
+        shim.bundle("c", spec(["true"]))
+        with Conversation.start(shim, directory, "c") as talk:
+            walk(talk, 1, STEPS.index(Conversation.hear_answer))
+            said = talk.hear_answer()
+            await shim.connect("c", said.stdout)
+            pid = (await shim.call("c", "connect")).shim_pid
+        assert pid == (await shim.call("c", "connect")).shim_pid
+
+
+@in_loop
 async def test_who_joins_and_goes_leaves_the_shim(
     tmp_path: Path, directory: Path
 ) -> None:

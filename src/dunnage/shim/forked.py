@@ -32,7 +32,7 @@ from .start import Begun, abandon, begin, set_oom_score
 
 _SILENCE_LIMIT_S: Final = 30.0
 """How long a caller may take to say what it wants."""
-_PASS_ON_LIMIT_S: Final = 5.0
+_PASS_ON_LIMIT_S: Final = 2.0
 """How long it may take to pass an address on, before the shim serves nevertheless."""
 _UCRED: Final = struct.Struct("iII")
 
