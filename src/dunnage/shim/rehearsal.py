@@ -47,6 +47,7 @@ from .stage import Stage
 
 SHIMS: Final = 12
 """How many shims are played: each dialect, with and without output, a few times."""
+ID: Final = "one"
 _NAMESPACE: Final = "rehearsal"
 _LIMIT_S: Final = 5.0
 _RUNTIME: Final = "rehearsed"
@@ -112,7 +113,7 @@ def begin(place: str) -> tuple[Flags, wire.Start, socket.socket]:
     os.chdir(place)
     bundle.write(place, bundle.CONFIG, json.dumps(_SPEC))
     environment = {"TTRPC_ADDRESS": f"{place}/d.sock.ttrpc"}
-    argv = ["-namespace", _NAMESPACE, "-address", f"{place}/d.sock", "-id", "one"]
+    argv = ["-namespace", _NAMESPACE, "-address", f"{place}/d.sock", "-id", ID]
     given = flags.parse([*argv, "start"])
     told = wire.parse_start(_stdin(), given, environment)
     annotations = dict(Spec.parse(bundle.read_config(".")).annotations)
@@ -128,15 +129,16 @@ def begin(place: str) -> tuple[Flags, wire.Start, socket.socket]:
 
 
 def _stdin() -> bytes:
-    packed = _options()
+    packed = options()
     return wire.render_start(
         wire.Start(options=wire.Options(packed.type_url, packed.value)),
-        id="one",
+        id=ID,
         namespace=_NAMESPACE,
     )
 
 
-def _options() -> Any:
+def options() -> Any:
+    """Return those of a runtime that is played, packed."""
     return typeurl.pack(RuncOptions(binary_name=_RUNTIME))
 
 
@@ -223,7 +225,7 @@ class _Play:
         rootfs = [mount, mount]
         streams = {"stdout": out, "stderr": err} if self._number % 3 else {}
         fields = {"bundle": directory, "rootfs": rootfs, **streams}
-        await call("create", options=_options(), **fields)
+        await call("create", options=options(), **fields)
         waiting = _begin(call("wait"), reading)
         await call("start")
         await call("state")

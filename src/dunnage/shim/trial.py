@@ -1,7 +1,7 @@
 """A fork on trial: which pages forks write to, learnt from one that works for nobody.
 
 It is admitted like any other, with the server itself as its caller; it deletes a
-container that never was; it is a shim until that has answered its first call; and it
+container that never was; it is a shim that leads one life with played children; and it
 tells which pages it has copied meanwhile.
 A fork that waits for its caller copies them ahead of time.
 
@@ -22,7 +22,7 @@ import socket
 import sys
 import tempfile
 import time
-from typing import Final, NoReturn
+from typing import Any, ClassVar, Final, NoReturn
 
 from dunnage.api.services import TASK_V2
 from dunnage.bootstrap import warm
@@ -57,12 +57,13 @@ def hold(
             stack.enter_context(ours)
             stack.enter_context(its)
             _ask(ours, place, own.code, environ)
+            calls = _calls(f"{place}/shim")
             receiving, sending = os.pipe2(os.O_CLOEXEC)
             stack.callback(os.close, receiving)
             try:
                 pid = rawfork.fork()
                 if pid == 0:
-                    _stand(its, own, place, sending)
+                    _stand(its, own, place, calls, sending)
             finally:
                 os.close(sending)
             pages = _told(pid, receiving, limit_s)
@@ -82,7 +83,7 @@ def _ask(ours: socket.socket, place: str, code: str, environ: list[bytes]) -> No
         code=code,
         argv=[os.fsencode(word) for word in (_ID, *given.argv())],
         environ=environ,
-        stdin=_connect_call(),
+        stdin=b"",
     )
     cwd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -91,17 +92,33 @@ def _ask(ours: socket.socket, place: str, code: str, environ: list[bytes]) -> No
         os.close(cwd)
 
 
-def _connect_call() -> bytes:
-    """Return the first call of any daemon, as it is on the wire."""
+def _calls(directory: str) -> list[bytes]:
+    """Return what a daemon calls in a container's life, as it is on the wire."""
     connection = ClientConnection()
-    method = TASK_V2.connect
-    payload = method.request(id=_ID).SerializeToString()
-    connection.send_request(method.service, method.name, payload)
-    return bytes(connection.data_to_send())
+    life: tuple[tuple[str, dict[str, Any]], ...] = (
+        ("connect", {}),
+        ("create", {"bundle": directory, "options": rehearsal.options()}),
+        ("start", {}),
+        ("kill", {"signal": int(signal.SIGKILL)}),
+        ("wait", {}),
+        ("delete", {}),
+    )
+    packed = []
+    for name, fields in life:
+        method = getattr(TASK_V2, name)
+        payload = method.request(id=rehearsal.ID, **fields).SerializeToString()
+        connection.send_request(method.service, method.name, payload)
+        packed.append(bytes(connection.data_to_send()))
+        connection.data_sent(len(packed[-1]))
+    return packed
 
 
 def _stand(
-    connection: socket.socket, own: forked.Own, place: str, telling: int
+    connection: socket.socket,
+    own: forked.Own,
+    place: str,
+    calls: list[bytes],
+    telling: int,
 ) -> NoReturn:
     try:
         gc.enable()
@@ -112,25 +129,32 @@ def _stand(
         held = os.open(place, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         begun = rehearsal.begin(f"/proc/self/fd/{held}/shim")  # names have a limit
         os.mkfifo("log")
-        _Tried.call = request.stdin
+        _Tried.calls = calls
         daemon.serve(*begun, _Tried)
     finally:
         os._exit(0)
 
 
 class _Tried(rehearsal.Rehearsed):
-    """A shim until it has answered its first call; then it tells what it has copied."""
+    """A shim that leads one life; then it tells what it has copied."""
 
-    call = b""
+    calls: ClassVar[list[bytes]] = []
 
     async def run(self) -> None:
         running = asyncio.ensure_future(super().run())
+        answered = asyncio.Event()
         with socket.socket(socket.AF_UNIX) as caller:
+
+            def hear() -> None:
+                caller.recv(1 << 16)
+                answered.set()
+
             caller.connect("s")
-            caller.send(self.call)
-            answered = asyncio.Event()
-            asyncio.get_running_loop().add_reader(caller, answered.set)
-            await answered.wait()
+            asyncio.get_running_loop().add_reader(caller, hear)
+            for call in self.calls:
+                caller.send(call)
+                await answered.wait()
+                answered.clear()
         with open(sys.stdout.fileno(), "wb") as file:
             file.write(memory.copies())
         running.cancel()
