@@ -28,7 +28,11 @@ def main() -> int:
     # Told to end, it cleans up as for ^C.
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     if asked.growth:
-        wrong = sum(_growth(runtime, asked.growth) for runtime in asked.runtime)
+        wrong = sum(
+            _growth(runtime, asked.growth, counted=counted)
+            for runtime in asked.runtime
+            for counted in (False, True)
+        )
         print(f"faults: {wrong}")
         return 1 if wrong else 0
     amount = Amount(asked.short, asked.execs, asked.dying, asked.at_a_time)
@@ -71,19 +75,20 @@ def _one(runtime: str, pods: bool, amount: Amount, seed: int, shim: Path) -> int
     return len(faults)
 
 
-def _growth(runtime: str, lives: int) -> int:
+def _growth(runtime: str, lives: int, *, counted: bool) -> int:
+    name = f"{runtime}, {'cold and counted' if counted else 'warm'}"
     directory = Path(tempfile.mkdtemp(prefix="dunnage-stress-"))
     began = time.monotonic()
 
     async def run() -> list[str]:
-        async with a_shim(directory, runtime) as growth:
+        async with a_shim(directory, runtime, counted=counted) as growth:
             before = await growth.lives(WARM_UP)
-            progress = f"{runtime}, growth · life {{}} of {lives}"
+            progress = f"{name}, growth · life {{}} of {lives}"
             after = await growth.lives(
                 lives, lambda number: print(progress.format(number), flush=True)
             )
             more = (after.anonymous_bytes - before.anonymous_bytes) >> 10
-            print(f"{runtime}: {before.anonymous_bytes >> 10} KiB, then {more:+} KiB")
+            print(f"{name}: {before.anonymous_bytes >> 10} KiB, then {more:+} KiB")
             return grown(before, after, lives)
 
     try:
@@ -93,7 +98,7 @@ def _growth(runtime: str, lives: int) -> int:
     for fault in faults:
         print(f"  FAULT {fault}")
     took_s = time.monotonic() - began
-    print(f"{runtime}: {lives} lives, {len(faults)} faults, {took_s:.0f} s", flush=True)
+    print(f"{name}: {lives} lives, {len(faults)} faults, {took_s:.0f} s", flush=True)
     return len(faults)
 
 

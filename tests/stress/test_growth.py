@@ -1,4 +1,4 @@
-"""No growth: 500 lives in one shim; ``script/stress --growth 10000`` leads more."""
+"""No growth: 500 lives in a shim; ``script/stress --growth 10000`` leads more."""
 
 from __future__ import annotations
 
@@ -15,13 +15,18 @@ WARM_UP = 60
 
 
 @pytest.mark.slow
-def test_500_lives_leave_the_shim_as_it_was(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("counted", "lives"), [(False, 500), (True, 200)], ids=["warm", "counted"]
+)
+def test_lives_leave_the_shim_as_it_was(
+    tmp_path: Path, counted: bool, lives: int
+) -> None:
     """Memory, objects, fds, children, threads and state are as before."""
 
     async def run() -> list[str]:
-        async with a_shim(tmp_path, "crun") as growth:
+        async with a_shim(tmp_path, "crun", counted=counted) as growth:
             before = await growth.lives(WARM_UP)
-            return grown(before, await growth.lives(500), 500)
+            return grown(before, await growth.lives(lives), lives)
 
     assert [] == asyncio.run(run())
 
