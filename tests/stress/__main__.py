@@ -82,7 +82,7 @@ def _growth(runtime: str, lives: int, *, counted: bool) -> int:
 
     async def run() -> list[str]:
         async with a_shim(directory, runtime, counted=counted) as growth:
-            before = await growth.lives(WARM_UP)
+            before = await growth.lives(max(WARM_UP, lives // 10))
             progress = f"{name}, growth · life {{}} of {lives}"
             after = await growth.lives(
                 lives, lambda number: print(progress.format(number), flush=True)
