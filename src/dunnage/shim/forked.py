@@ -170,11 +170,13 @@ def _act(connection: socket.socket, request: warm.Request, daemon_pid: int) -> i
         return 0
     set_oom_score("self", daemon_pid)
     begun: list[Begun] = []
-    _send(connection, captured(request.stdin, begun))
-    is_known = _was_passed_on(connection)
+    answer = captured(request.stdin, begun)
     listener = begun[0].listener if begun else None
     if listener is None:
-        clear_title()
+        clear_title()  # this is not a shim
+    _send(connection, answer)
+    is_known = _was_passed_on(connection)
+    if listener is None:
         return 0
     if not is_known:
         abandon(listener)
