@@ -12,11 +12,11 @@
 
    dunnage_populate does ahead of time what a fork is known to need.
 
-   The first two are safe because nothing else can write to the memory meanwhile: the caller has
-   one thread and no process shares its memory (the caller's duty), signals are blocked,
-   the stack is not among the ranges, and nor are the pages around the thread's control
-   block, to which the kernel itself writes (rseq). They call the kernel without libc,
-   whose errno lies there.
+   The first two are safe because nothing else can write to the memory meanwhile: the
+   caller has one thread and no process shares its memory (the caller's duty), signals
+   are blocked, the stack is not among the ranges, and nor are the pages around the
+   thread's control block, to which the kernel itself writes (rseq). They call the kernel
+   without libc, whose errno lies there.
 
    Loaded by dunnage.host.native, which states the same structures for ctypes. */
 

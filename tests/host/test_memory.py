@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from tests import interpreter
 
 from dunnage.host import memory, native
 
@@ -23,15 +22,8 @@ def is_kept():
 
 
 def run(body: str) -> str:
-    """Run Python in a process of its own; return what it said."""
-    done = subprocess.run(
-        [sys.executable, "-I", "-c", _BEGIN + body],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert 0 == done.returncode, done.stderr
-    return done.stdout.strip()
+    """Run Python with what all of these need; return what it said."""
+    return interpreter.run(_BEGIN + body)
 
 
 @needs_library

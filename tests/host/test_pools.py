@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+from tests import interpreter
 
 
 def test_what_is_made_then_lies_side_by_side() -> None:
@@ -22,4 +21,4 @@ assert pools.fill_up() > 100
 assert apart() < scattered, scattered
 assert pools.fill_up() < 2000  # what is free was taken
 """
-    subprocess.run([sys.executable, "-I", "-c", body], check=True)
+    interpreter.run(body)

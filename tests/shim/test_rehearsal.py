@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
+
+from tests import interpreter
 
 _LOOK = """
 import asyncio, gc, logging, os, signal, sys
@@ -37,14 +37,8 @@ before = look()
 
 
 def run(directory: Path, body: str) -> None:
-    """Run Python in a process of its own."""
-    done = subprocess.run(
-        [sys.executable, "-I", "-c", _LOOK + body, str(directory)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert 0 == done.returncode, done.stderr
+    """Run Python with what all of these need."""
+    interpreter.run(_LOOK + body, directory)
 
 
 def test_it_leaves_nothing(tmp_path: Path) -> None:

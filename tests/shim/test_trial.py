@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from tests import interpreter
 
 from dunnage.host import native
 
@@ -33,14 +32,8 @@ def copied():
 
 
 def run(directory: Path, body: str) -> None:
-    """Run Python in a process of its own."""
-    done = subprocess.run(
-        [sys.executable, "-I", "-c", _BEGIN + body, str(directory)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert 0 == done.returncode, done.stderr
+    """Run Python with what all of these need."""
+    interpreter.run(_BEGIN + body, directory)
 
 
 def test_what_it_tells_is_copied_ahead(tmp_path: Path) -> None:
