@@ -44,11 +44,12 @@ def known(forkserver: Path) -> list[Subject]:
         forkserver: the directory of this run's fork servers.
     """
     warm = "" if find_spec("dunnage.shim.forkserver") else "there is no fork server yet"
+    own = {FORKSERVER: str(forkserver / "dunnage")}
     return [
         _peer("go-1.6", "containerd-1.6/usr/bin/containerd-shim-runc-v2"),
         _peer(REFERENCE, "containerd-2.3/usr/bin/containerd-shim-runc-v2"),
         _peer("rust-0.2", "rust-shim/usr/bin/containerd-shim-runc-v2-rs"),
-        Subject("dunnage", OURS, {FORKSERVER: str(forkserver)}, absent=warm),
+        Subject("dunnage", OURS, own, absent=warm),
         Subject("dunnage-cold", OURS, COLD),
     ]
 

@@ -92,6 +92,10 @@ EXPORT int64_t dunnage_view(int fd, uint64_t size) {
   return call(SYS_mmap, 0, (long)size, PROT_READ, MAP_PRIVATE, fd, 0);
 }
 
+EXPORT void dunnage_unview(int64_t view, uint64_t size) {
+  call(SYS_munmap, (long)view, (long)size, 0, 0, 0, 0);
+}
+
 /* Returns 0, or -errno; then, but for a failure of the mapping itself, nothing has
    changed, and where some ranges are mapped and others not, all still hold the same. */
 EXPORT int64_t dunnage_share(int fd, const struct range *ranges, size_t count) {

@@ -7,8 +7,8 @@ Here the parent's memory is moved into a sealed file in memory before the first 
 A write to a count of references that goes up and down again leaves a page as it was:
 such copies are found by comparing, and dropped (`give_back`).
 
-Which pages a fork will write to can be learnt from another (`copies`); one that waits
-for work copies them before there is any (`copy_ahead`).
+Which pages a fork will look at and write to can be learnt from another (`touched`); one
+that waits for work maps and copies them before there is any (`Ahead`).
 What then still differs from the original is alike in many forks: where the host's KSM
 runs, the kernel may keep it once (`merge_equal`).
 
@@ -26,7 +26,7 @@ import mmap
 import os
 import struct
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final, NamedTuple
 
 from . import native
@@ -39,6 +39,11 @@ _KINDS: Final = frozenset({"", "[heap]"})
 _OWN: Final = "rw-p"
 _MADV_POPULATE_READ: Final = 22
 _MADV_POPULATE_WRITE: Final = 23
+_ADVICE: Final = (_MADV_POPULATE_READ, _MADV_POPULATE_WRITE)
+_TOUCHED: Final = struct.Struct("=QQQ")
+"""Start, end and what to do with it."""
+_PART_BYTES: Final = 64 * _PAGE
+"""So much is copied in some 0.1 ms, the longest that a caller waits for it."""
 _ENTRY: Final = struct.Struct("=Q")
 # Of an entry of the page map (proc(5)): present, of a file, and mapped by us alone.
 _PRESENT, _IN_FILE, _ALONE = 1 << 63, 1 << 61, 1 << 56
@@ -85,12 +90,13 @@ _shared: list[Shared] = []
 def share() -> int:
     """Move this process's private memory into a file; return how much: 0 if it failed.
 
-    To be called once, when everything is imported and warm, before the first fork, by
-    a process of one thread whose memory nobody shares.
+    To be called when everything is imported and warm, before the first fork, by a
+    process of one thread whose memory nobody shares.
+    Called again, a new file takes the place of the old one: forks of before keep that.
     What the kernel shows of this process (`procs.title`) has to be set anew: it shows
     no file's content.
     """
-    if native.library is None or _shared or len(os.listdir("/proc/self/task")) != 1:
+    if native.library is None or len(os.listdir("/proc/self/task")) != 1:
         return 0
     try:
         fd = os.memfd_create("dunnage", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
@@ -102,6 +108,8 @@ def share() -> int:
         return 0
     finally:
         os.close(fd)
+    for before in _shared:
+        native.library.dunnage_unview(before.view, before.size)
     _shared[:] = [shared]
     return shared.size
 
@@ -130,16 +138,17 @@ def give_back() -> GivenBack | None:
     return GivenBack((pages >> 32) * _PAGE, (pages & 0xFFFFFFFF) * _PAGE)
 
 
-def copies() -> bytes:
-    """Tell which pages of shared memory this process has copied, for `Ahead`."""
+def touched() -> bytes:
+    """Tell which pages of shared memory this process has touched, for `Ahead`."""
     found: list[int] = []
     for each in _shared[0].ranges if _shared else ():
         for address, entry in _page_map(each.start, each.end):
-            if entry & _KIND == _OWN_COPY:
-                if found and found[-1] == address:
-                    found[-1] += _PAGE
+            if entry & _PRESENT:
+                advice = _ADVICE[entry & _KIND == _OWN_COPY]
+                if found and found[-2:] == [address, advice]:
+                    found[-2] += _PAGE
                 else:
-                    found += (address, address + _PAGE)
+                    found += (address, address + _PAGE, advice)
     return struct.pack(f"={len(found)}Q", *found)
 
 
@@ -147,24 +156,31 @@ class Ahead:
     """What a fork may do before it is wanted.
 
     Args:
-        pages: that a fork will write to, as another's `copies`.
+        pages: that a fork will need, as another's `touched`.
     """
 
     def __init__(self, pages: bytes) -> None:
-        self._copied = _ranges(struct.iter_unpack("=QQ", pages))
-        self._read = _shared[0].ranges if _shared else _ranges(())
+        self._parts: list[tuple[ctypes.Array[native.Range], int]] = []
+        for advice in _ADVICE:
+            found = (
+                (part, min(part + _PART_BYTES, end))
+                for start, end, which in _TOUCHED.iter_unpack(pages)
+                if which == advice
+                for part in range(start, end, _PART_BYTES)
+            )
+            self._parts += [(part, advice) for part in _portions(found)]
 
-    def copy(self) -> None:
-        """Map shared memory, and copy the pages.
+    def copy(self, is_wanted: Callable[[], bool]) -> None:
+        """Map and copy the pages, until the fork is wanted.
 
         It costs what the faults would cost; Linux 5.14 and later.
         """
-        if native.library is not None:
-            for ranges, advice in (
-                (self._read, _MADV_POPULATE_READ),
-                (self._copied, _MADV_POPULATE_WRITE),
-            ):
-                native.library.dunnage_populate(ranges, len(ranges), advice)
+        if native.library is None:
+            return
+        for ranges, advice in self._parts:
+            if is_wanted():
+                return
+            native.library.dunnage_populate(ranges, len(ranges), advice)
 
 
 def trim() -> None:
@@ -203,9 +219,19 @@ def _page_map(start: int, end: int) -> Iterator[tuple[int, int]]:
         yield start + number * _PAGE, entry
 
 
-def _ranges(places: Iterable[tuple[int, ...]]) -> ctypes.Array[native.Range]:
-    found = [native.Range(start, end) for start, end in places]
-    return (native.Range * len(found))(*found)
+def _portions(
+    places: Iterable[tuple[int, int]],
+) -> Iterator[ctypes.Array[native.Range]]:
+    """Gather ranges into portions of so much, each range being at most that."""
+    portion: list[native.Range] = []
+    size = 0
+    for start, end in places:
+        portion.append(native.Range(start, end))
+        size += end - start
+        if size >= _PART_BYTES:
+            yield (native.Range * len(portion))(*portion)
+            portion, size = [], 0
+    yield (native.Range * len(portion))(*portion)
 
 
 def _share(library: ctypes.CDLL, fd: int) -> Shared:

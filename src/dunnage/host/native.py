@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from ctypes import Array
 
-_LAYOUT: Final = 4
+_LAYOUT: Final = 5
 """Must be that of the library: an editable install may have an older one."""
 _FILE: Final = "libprocs.so"
 _POINTERS_STEP: Final = 16
@@ -97,6 +97,8 @@ def load(path: str) -> ctypes.CDLL | None:
     library.dunnage_share.restype = ctypes.c_int64
     library.dunnage_view.argtypes = (ctypes.c_int, ctypes.c_uint64)
     library.dunnage_view.restype = ctypes.c_int64
+    library.dunnage_unview.argtypes = (ctypes.c_int64, ctypes.c_uint64)
+    library.dunnage_unview.restype = None
     library.dunnage_give_back.argtypes = (
         *(ctypes.c_int, ctypes.c_int64, *ranges),
         ctypes.c_uint64,

@@ -27,7 +27,12 @@ import socket
 import struct
 import sys
 import time
-from typing import Final, NoReturn
+from typing import Any, Final, NoReturn
+
+if __name__ == "__main__":
+    # asyncio and hashlib would load OpenSSL, which no shim needs.
+    _absent: dict[str, Any] = sys.modules
+    _absent["ssl"] = _absent["_hashlib"] = None
 
 from dunnage.bootstrap import warm
 from dunnage.host import memory
@@ -40,8 +45,11 @@ NAME: Final = "dunnage-forkserver"
 IDLE_LIMIT_S: Final = 600.0
 """How long a server without children waits for a caller."""
 _BACKLOG: Final = 4096
-_CROWD_S: Final = 0.02
-"""Callers that come in less than this after each other are a crowd."""
+_LULL_S: Final = 0.01
+"""How long nobody has come when the next fork is made: not while a shim that was just
+started needs the processors."""
+_CROWD_S: Final = 0.015
+"""How long a fork waits before it copies anything: who comes earlier is of a crowd."""
 _COOL_S: Final = 5.0
 """How long a fork keeps what it has copied ahead, if nobody comes."""
 _NO_ROOM_PAUSE_S: Final = 0.1
@@ -64,11 +72,11 @@ def main(argv: list[str] | None = None) -> int:
     set_title([NAME.encode(), given.directory.encode()], _environment())
     set_child_subreaper()
     ready.make_ready(given.directory)
+    ahead = trial.hold(given.directory, own, _environment())
+    server = Server(given.directory, given.lock_fd, own, given.idle_s, ahead)
+    ready.share()  # what was written since; a fork could not give its copy of it back
     # What was shown is a file's now, and the kernel shows no file's.
     set_title([NAME.encode(), given.directory.encode()], _environment())
-    ahead = trial.hold(given.directory, own, _environment())
-    memory.give_back()  # what forks copy of us they could not give back
-    server = Server(given.directory, given.lock_fd, own, given.idle_s, ahead)
     server.run()
     return 0
 
@@ -132,6 +140,7 @@ class Server:
         self._idle_s = idle_s
         self._ahead = ahead
         self._spare: tuple[int, socket.socket] | None = None
+        self._is_short = False
         self._listener: socket.socket | None = None
         self._died, self._wake = socket.socketpair()
         for end in (self._died, self._wake):
@@ -155,9 +164,14 @@ class Server:
         poll = select.poll()
         poll.register(listener, select.POLLIN)
         poll.register(self._died, select.POLLIN)
-        ready = dict(poll.poll(self._idle_s * 1000))
-        if not ready:
+        limit_s = _LULL_S if self._is_short else self._idle_s
+        ready = dict(poll.poll(limit_s * 1000))
+        if not ready and not self._is_short:
             return self._has_children()
+        if not ready:
+            self._is_short = False
+            with contextlib.suppress(OSError):
+                self._spare = self._fork_spare()
         if self._died.fileno() in ready:
             with contextlib.suppress(BlockingIOError):
                 self._died.recv(4096)
@@ -194,9 +208,7 @@ class Server:
             if _is_ours(connection):
                 # A spare may have been killed: that one tries once more.
                 _ = self._hand_over(connection) or self._hand_over(connection)
-        if self._spare is None:
-            with contextlib.suppress(OSError):
-                self._spare = self._fork_spare()
+        self._is_short = self._spare is None
 
     def _hand_over(self, connection: socket.socket) -> bool:
         """Give a caller to a fork; without one it hears our hanging up."""
@@ -259,7 +271,7 @@ class Server:
                     held.close()
             # In a crowd there is better to do.
             if self._ahead and not _says_something(control, _CROWD_S):
-                self._ahead.copy()
+                self._ahead.copy(lambda: _says_something(control, 0))
                 if not _says_something(control, _COOL_S):
                     memory.give_back()
             _, fds, _, _ = socket.recv_fds(control, 1, 1)

@@ -25,6 +25,11 @@ def make_ready(directory: str) -> None:
     _import_all()
     still.stand_still()  # before anything is hot: what is counted is written to
     rehearsal.rehearse(directory)
+    share()
+
+
+def share() -> None:
+    """Share what there is by now; it may be done again, before there are forks."""
     gc.collect()
     memory.trim()
     pools.fill_up()

@@ -142,6 +142,11 @@ def options() -> Any:
     return typeurl.pack(RuncOptions(binary_name=_RUNTIME))
 
 
+def process() -> dict[str, Any]:
+    """Return the spec of a process more, packed."""
+    return {"type_url": "process", "value": json.dumps(_SPEC["process"]).encode()}
+
+
 class Rehearsed(Daemon):
     """A shim as it is, but for the runtimes."""
 
@@ -246,9 +251,7 @@ class _Play:
         until: contextlib.ExitStack,
     ) -> None:
         """Lead the life of one more process."""
-        value = json.dumps(_SPEC["process"]).encode()
-        spec = {"type_url": "process", "value": value}
-        await call("exec", exec_id=exec_id, spec=spec)
+        await call("exec", exec_id=exec_id, spec=process())
         await call("start", exec_id=exec_id)
         await call("state", exec_id=exec_id)
         ending = _begin(call("wait", exec_id=exec_id), until)

@@ -2,8 +2,8 @@
 
 It is admitted like any other, with the server itself as its caller; it deletes a
 container that never was; it is a shim that leads one life with played children; and it
-tells which pages it has copied meanwhile.
-A fork that waits for its caller copies them ahead of time.
+tells which pages it has looked at and copied meanwhile.
+A fork that waits for its caller maps and copies them ahead of time.
 
 Invariant (trial-leaves-nothing): afterwards there is no file, descriptor or child more
 than before, also where it fails or hangs.
@@ -95,10 +95,16 @@ def _ask(ours: socket.socket, place: str, code: str, environ: list[bytes]) -> No
 def _calls(directory: str) -> list[bytes]:
     """Return what a daemon calls in a container's life, as it is on the wire."""
     connection = ClientConnection()
+    one_more = {"exec_id": "e"}
     life: tuple[tuple[str, dict[str, Any]], ...] = (
         ("connect", {}),
         ("create", {"bundle": directory, "options": rehearsal.options()}),
         ("start", {}),
+        ("exec", {**one_more, "spec": rehearsal.process()}),
+        ("start", one_more),
+        ("kill", {**one_more, "signal": int(signal.SIGKILL)}),
+        ("wait", one_more),
+        ("delete", one_more),
         ("kill", {"signal": int(signal.SIGKILL)}),
         ("wait", {}),
         ("delete", {}),
@@ -136,7 +142,7 @@ def _stand(
 
 
 class _Tried(rehearsal.Rehearsed):
-    """A shim that leads one life; then it tells what it has copied."""
+    """A shim that leads one life; then it tells what it has touched."""
 
     calls: ClassVar[list[bytes]] = []
 
@@ -156,7 +162,7 @@ class _Tried(rehearsal.Rehearsed):
                 await answered.wait()
                 answered.clear()
         with open(sys.stdout.fileno(), "wb") as file:
-            file.write(memory.copies())
+            file.write(memory.touched())
         running.cancel()
 
 
