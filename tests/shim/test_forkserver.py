@@ -58,6 +58,22 @@ async def test_a_shim_is_a_child_of_the_server(tmp_path: Path, directory: Path) 
         assert 1 == len(list(Path(f"/proc/{server}/task").iterdir()))
 
 
+@pytest.mark.parametrize("runtime", ["runc", "crun"])
+@in_loop
+async def test_runtimes_run_from_the_servers_copy(
+    runtime: str, tmp_path: Path, directory: Path
+) -> None:
+    """They would copy themselves at every call; a hook looks at who calls it."""
+    told = tmp_path / "told"
+    hook = f"readlink /proc/$PPID/exe >{told}"
+    hooks = {"createRuntime": [{"path": "/bin/sh", "args": ["sh", "-c", hook]}]}
+    given = environment(directory)
+    async with Shim(tmp_path, environment=given, runtime=runtime) as shim:
+        await shim.up("a", config=spec(["true"], hooks=hooks))
+        await shim.call("a", "create")
+        assert f"/memfd:{runtime} (deleted)\n" == told.read_text()
+
+
 @in_loop
 async def test_off_means_off(tmp_path: Path, directory: Path) -> None:
     """Who wants no server has none."""
@@ -91,6 +107,8 @@ async def test_a_shim_looks_like_one(tmp_path: Path, directory: Path) -> None:
 
 
 RACING: Final = 200
+LISTENS: Final = "00010000"
+"""In /proc/net/unix; who is connected shows the same path."""
 _Look: TypeAlias = Callable[[Path], object]
 
 

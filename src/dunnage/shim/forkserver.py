@@ -36,7 +36,7 @@ if __name__ == "__main__":
 
 from dunnage.bootstrap import warm
 from dunnage.host import memory
-from dunnage.host.procs import rawfork, set_child_subreaper
+from dunnage.host.procs import rawfork, sealed, set_child_subreaper
 from dunnage.host.procs.title import set_title
 
 from . import forked, ready, trial
@@ -52,6 +52,8 @@ _CROWD_S: Final = 0.015
 """How long a fork waits before it copies anything: who comes earlier is of a crowd."""
 _COOL_S: Final = 5.0
 """How long a fork keeps what it has copied ahead, if nobody comes."""
+_RUNTIMES: Final = ("runc", "crun")
+_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _NO_ROOM_PAUSE_S: Final = 0.1
 _NO_ROOM: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _UCRED: Final = struct.Struct("iII")
@@ -72,6 +74,7 @@ def main(argv: list[str] | None = None) -> int:
     set_title([NAME.encode(), given.directory.encode()], _environment())
     set_child_subreaper()
     ready.make_ready(given.directory)
+    _keep_runtimes()
     ahead = trial.hold(given.directory, own, _environment())
     server = Server(given.directory, given.lock_fd, own, given.idle_s, ahead)
     ready.share()  # what was written since; a fork could not give its copy of it back
@@ -104,6 +107,11 @@ def _detach(lock: int) -> None:
 
 def _environment() -> list[bytes]:
     return [name + b"=" + value for name, value in os.environb.items()]
+
+
+def _keep_runtimes() -> None:
+    """Keep copies of the runtimes, so that they need not copy themselves; or renew."""
+    sealed.keep(_RUNTIMES, _PATH)
 
 
 def _own_key(code: str) -> bytes:
@@ -170,6 +178,7 @@ class Server:
             return self._has_children()
         if not ready:
             self._is_short = False
+            _keep_runtimes()
             with contextlib.suppress(OSError):
                 self._spare = self._fork_spare()
         if self._died.fileno() in ready:

@@ -23,6 +23,7 @@ from typing import Final, NoReturn
 
 from dunnage.host import native
 
+from . import sealed
 from .prctl import set_parent_death_signal
 
 _HANDLED: Final = (
@@ -204,11 +205,16 @@ class _Order:
 
 
 def _programs(name: str, env: Mapping[str, str]) -> list[str]:
-    """Return the paths at which a program may be, in the order of PATH."""
+    """Return the paths at which a program may be, in the order of PATH.
+
+    A sealed copy is tried before its file.
+    """
     if "/" in name:
-        return [name]
-    path = env.get("PATH", os.defpath)
-    return [os.path.join(place, name) for place in path.split(":")]
+        paths = [name]
+    else:
+        path = env.get("PATH", os.defpath)
+        paths = [os.path.join(place, name) for place in path.split(":")]
+    return [each for path in paths for each in (sealed.at(path), path) if each]
 
 
 def _encoded(texts: Iterable[str]) -> list[bytes]:
