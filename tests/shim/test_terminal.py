@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import os
 from collections.abc import AsyncIterator
 from functools import partial
@@ -72,6 +73,12 @@ class Client:
     def type(self, text: bytes) -> None:
         """Type something."""
         assert len(text) == os.write(self._fds[1], text)
+
+    def paste(self, data: memoryview) -> int:
+        """Type as much as there is room for now; return how much that is."""
+        with contextlib.suppress(BlockingIOError):
+            return os.write(self._fds[1], data)
+        return 0
 
     def read(self) -> bytes:
         """Read what is there; b"" for the end, and for nothing."""
@@ -208,6 +215,26 @@ async def test_bursts_without_a_loss(tmp_path: Path, runtime: str) -> None:
         )
         assert (await wait).exit_status == 0
         assert data[:BURST_BYTES] == client.said
+
+
+@RUNTIMES
+@in_loop
+async def test_a_burst_of_input(tmp_path: Path, runtime: str) -> None:
+    """20 MB pasted into a terminal, faster than they are read, arrive unchanged."""
+    data = os.urandom(BURST_BYTES)
+    # What reads it is slow at first: the terminal fills up, and input waits.
+    script = f"stty raw -echo; echo go; sleep 1; head -c {BURST_BYTES} | sha256sum"
+    async with at_terminal(tmp_path, runtime, ["sh", "-c", script]) as (shim, client):
+        await shim.call("c", "start")
+        await client.expect(b"go\n")
+        wait = asyncio.create_task(shim.call("c", "wait"))
+        rest = memoryview(data)
+        while rest:
+            rest = rest[client.paste(rest) :]
+            assert not wait.done()
+            await asyncio.sleep(0.001)
+        await client.expect(hashlib.sha256(data).hexdigest().encode())
+        assert (await wait).exit_status == 0
 
 
 @RUNTIMES
