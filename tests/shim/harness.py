@@ -282,6 +282,10 @@ class Shim:
         self._clients[id_].close()
         return await self.connect(id_, (self.bundles / id_ / "address").read_bytes())
 
+    def client(self, id_: str) -> Client:
+        """Return the client of a container."""
+        return self._clients[id_]
+
     async def kill_shim(self, id_: str) -> int:
         """SIGKILL the shim of a container and wait until it is gone; return its pid."""
         pid = (await self.call(id_, "connect")).shim_pid

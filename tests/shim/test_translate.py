@@ -44,7 +44,14 @@ from dunnage.task.states import Status
 )
 def test_no_options_are_defaults(packed: Any) -> None:
     """Without a type or a value there is nothing to decode."""
-    assert Options() == translate.options(packed)
+    assert Options() == translate.options(packed, "/b")
+
+
+def test_a_relative_root_is_in_the_bundle() -> None:
+    """So is that of `delete`, which runs there; an absolute one stays."""
+    for root, expected in {"r": "/b/r", "/r": "/r", "": ""}.items():
+        packed = typeurl.pack(runc_options_pb2.Options(root=root, io_uid=1))
+        assert expected == translate.options(packed, "/b").root
 
 
 def test_options_of_runc() -> None:
@@ -70,7 +77,7 @@ def test_options_of_runc() -> None:
         root="/root",
         systemd_cgroup=True,
     )
-    assert expected == translate.options(typeurl.pack(message))
+    assert expected == translate.options(typeurl.pack(message), "/b")
 
 
 def test_options_of_old_clients() -> None:
@@ -81,7 +88,7 @@ def test_options_of_old_clients() -> None:
     expected = Options(
         no_pivot_root=True, no_new_keyring=True, shim_cgroup="/x", io_uid=1, io_gid=2
     )
-    assert expected == translate.options(typeurl.pack(message))
+    assert expected == translate.options(typeurl.pack(message), "/b")
 
 
 @pytest.mark.parametrize(
@@ -95,7 +102,7 @@ def test_options_of_old_clients() -> None:
 def test_options_of_something_else(packed: Any, kind: type[DunnageError]) -> None:
     """An unknown type, or a value that cannot be read, is never taken for none."""
     with pytest.raises(kind, match=packed.type_url):
-        translate.options(packed)
+        translate.options(packed, "/b")
 
 
 def test_streams_and_mounts_and_the_event() -> None:
@@ -153,4 +160,4 @@ def test_runtime_options_of_cri() -> None:
     """What Docker and CRI give to a runtime of another name is not understood yet."""
     message = runtime_options_pb2.Options(type_url="x", config_path="/etc/x.toml")
     with pytest.raises(NotFound):
-        translate.options(typeurl.pack(message))
+        translate.options(typeurl.pack(message), "/b")

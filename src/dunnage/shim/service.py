@@ -168,7 +168,7 @@ class TaskService:
             raise InvalidArgument(f"bundle {request.bundle!r} has a NUL in it")
         if request.checkpoint:
             raise Unimplemented("restore from a checkpoint")
-        options = translate.options(request.options)
+        options = translate.options(request.options, request.bundle)
         if request.id in self._entries:
             raise AlreadyExists(f"container {request.id}")
         self._refuse_if_leaving()

@@ -46,8 +46,10 @@ _BY_ERRNO: Final[dict[int, type[DunnageError]]] = {
 }
 
 
-def options(packed: Any) -> Options:
+def options(packed: Any, bundle: str) -> Options:
     """Return the runtime options of a Create; none, or an empty value, are defaults.
+
+    A relative root is one in the ``bundle``: where the daemon runs `delete`, too.
 
     Raises:
         NotFound: their type is not known here (the Go shim's code and text).
@@ -66,6 +68,7 @@ def options(packed: Any) -> Options:
         message = kind.FromString(packed.value)
     except DecodeError as error:
         raise InvalidArgument(f"options {packed.type_url}: {error}") from error
+    root = getattr(message, "root", "")
     return Options(
         no_pivot_root=getattr(message, "no_pivot_root", False),
         no_new_keyring=message.no_new_keyring,
@@ -73,7 +76,7 @@ def options(packed: Any) -> Options:
         io_uid=message.io_uid,
         io_gid=message.io_gid,
         binary_name=getattr(message, "binary_name", ""),
-        root=getattr(message, "root", ""),
+        root=os.path.join(bundle, root) if root else "",
         systemd_cgroup=getattr(message, "systemd_cgroup", False),
     )
 
