@@ -11,8 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from tests.cli.driver import LIMIT_S, assert_one_line, started, wait_until
+from tests.cli.driver import (
+    LIMIT_S,
+    STOCK,
+    assert_one_line,
+    started,
+    wait_until,
+)
 from tests.machine import cgroups_named, pids_with
+from tests.shim.altered import altered
 from tests.shim.harness import spec
 
 if TYPE_CHECKING:
@@ -54,7 +61,7 @@ def left(cli: Cli) -> list[str]:
     shared = [places.bundles, places.works, places.runtime_root / places.namespace]
     found = [str(path) for path in shared if path.exists()]
     found += map(str, cgroups_named(places.cgroup))
-    is_stock = not cli.runtime.startswith("io.")
+    is_stock = cli.runtime == str(STOCK)
     return found + [
         item for item in cli.leftovers("c") if not (is_stock and "containerd/s" in item)
     ]
@@ -170,12 +177,13 @@ def test_a_delete_that_fails_says_nothing(cli: Cli) -> None:
 
 
 def wrapped(directory: Path, command: str, when: str) -> Path:
-    """Return a runtime that stops before or after a command."""
+    """Return a runtime that stops before or after a command, once."""
     wrapper = directory / "wrapped"
     do = {"before": "", "after": 'runc "$@" || exit'}[when]
     wrapper.write_text(
         f'#!/bin/sh\ncase "$*" in *" {command} "*)\n'
-        f"{do}\ntouch {directory}/stopped; {directory}/parked 1000;; esac\n"
+        f"if mkdir {directory}/once 2>/dev/null; then\n"
+        f"{do}\ntouch {directory}/stopped; {directory}/parked 1000; fi;; esac\n"
         'exec runc "$@"\n'
     )
     wrapper.chmod(0o755)
@@ -232,6 +240,139 @@ def test_killed_during_the_start_of_an_exec(
             assert left(cli) == []
 
 
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_killed_during_delete(cli: Cli, tmp_path: Path, when: str) -> None:
+    """delete-then-speak: `rm` ends well, and says only what is unsaid."""
+    runtime = wrapped(tmp_path, "delete", when)
+    run = ("--oci-runtime", runtime, "c", "--", "sh", "-c", "exit 6")
+    assert cli.run(*run).returncode == 6
+    with stopping(tmp_path, cli.argv("rm", "c")) as process:
+        kill_shims(cli)
+        assert process.wait(LIMIT_S) == 0
+        assert process.stderr.read().count(b"\n") == 1
+        if cli.runtime.startswith("io."):
+            assert pids_with(str(tmp_path)) == []
+            assert left(cli) == []
+    assert cli.topics() == LIFE
+    assert statuses(cli) == [6, 6]
+
+
+# Where a shim dies of its Delete: what that shim does else.
+AT_DELETE = {
+    "asked": """
+from dunnage.shim import service
+async def delete(*_):
+    die()
+service.TaskService.delete = delete
+""",
+    "removed": """
+from dunnage.drivers.runc import container
+delete = container.RuncContainer.delete
+async def delete_and_die(self):
+    await delete(self)
+    die()
+container.RuncContainer.delete = delete_and_die
+""",
+    "said": """
+from dunnage.shim import service
+delete = service.TaskService._delete_task
+async def delete_and_die(self, entry):
+    await delete(self, entry)
+    import asyncio
+    await asyncio.sleep(0.5)
+    die()
+service.TaskService._delete_task = delete_and_die
+""",
+    "answered": """
+from dunnage.publish.outbox import Outbox
+from dunnage.shim import service
+put = Outbox.put
+Outbox.put = lambda self, it: type(it).__name__ == "TaskDelete" or put(self, it)
+async def shutdown(*_):
+    die()
+service.TaskService.shutdown = shutdown
+""",
+}
+
+
+@pytest.fixture(params=AT_DELETE)
+def dying(request: pytest.FixtureRequest, cli: Cli, tmp_path: Path) -> Cli:
+    """The command with a shim of ours that kills itself at Delete."""
+    cli.runtime = str(altered(tmp_path, AT_DELETE[request.param]))
+    return cli
+
+
+OURS = pytest.mark.parametrize("cli", ["ours"], indirect=True)
+
+
+@OURS
+def test_run_when_delete_kills(dying: Cli) -> None:
+    """delete-then-speak: `run` ends as its container, and the end is said once."""
+    ended = dying.run("--rm", "c", "--", "sh", "-c", "exit 6")
+    assert ended.returncode == 6
+    assert ended.stdout == b""
+    assert ended.stderr.count(b"\n") <= 1
+    assert dying.topics() == LIFE
+    assert statuses(dying) == [6, 6]
+    assert left(dying) == []
+
+
+@OURS
+@pytest.mark.parametrize("words", [("rm", "c"), ("rm", "-f", "c")])
+def test_rm_when_delete_kills(dying: Cli, words: tuple[str, ...]) -> None:
+    """delete-then-speak: so does `rm`, of one that runs too."""
+    if "-f" in words:
+        detached(dying)
+    else:
+        assert dying.run("c", "--", "sh", "-c", "exit 6").returncode == 6
+    ended = dying(*words)
+    assert ended.returncode == 0
+    assert ended.stderr.count(b"\n") <= 1
+    assert dying.topics() == LIFE
+    assert statuses(dying) == [137 if "-f" in words else 6] * 2
+    assert left(dying) == []
+
+
+@OURS
+def test_a_failed_start_when_delete_kills(cli: Cli, tmp_path: Path) -> None:
+    """What was created and could not be started is told, and why it could not."""
+    fails = """
+from dunnage.drivers.runc import container
+from dunnage.errors import Unknown
+async def start(self):
+    raise Unknown("OCI runtime start failed: no")
+container.RuncContainer.start = start
+"""
+    cli.runtime = str(altered(tmp_path, AT_DELETE["asked"] + fails))
+    ended = cli.run("--rm", "c", "--", "sleep", "1000")
+    assert ended.returncode == 125
+    assert b"OCI runtime start failed: no" in ended.stderr
+    assert cli.topics() == ["create", "exit", "delete"]
+    assert statuses(cli) == [137, 137]
+    assert left(cli) == []
+
+
+@OURS
+def test_a_delete_that_kills_and_fails(cli: Cli, tmp_path: Path) -> None:
+    """delete-then-speak: when `delete` fails too, `run` says so, and nothing else."""
+    cli.runtime = str(altered(tmp_path, AT_DELETE["removed"]))
+    once = tmp_path / "once"
+    fails = f"if 'delete' in sys.argv and not os.path.exists('{once}'): sys.exit(1)"
+    binary = Path(cli.runtime)
+    good = binary.read_text()
+    binary.write_text(good.replace("def die", f"{fails}\ndef die"))
+    ended = cli.run("--rm", "c", "--", "sh", "-c", "exit 6")
+    assert ended.returncode == 125
+    assert b"failed to delete shim" in ended.stderr
+    assert cli.topics() == LIFE[:3]
+    assert cli.ps() == {"c": "dead"}
+    once.touch()
+    assert cli("rm", "c").returncode == 0
+    assert cli.topics() == LIFE
+    assert statuses(cli) == [6, 6]
+    assert left(cli) == []
+
+
 def test_a_paused_one(cli: Cli) -> None:
     """Frozen processes end, too, and nothing of the freezer stays."""
     pid = detached(cli)
@@ -269,7 +410,7 @@ def test_a_pod(cli: Cli, tmp_path: Path) -> None:
     assert left(cli) == []
 
 
-@pytest.mark.parametrize("cli", ["ours"], indirect=True)  # the stock shim just ends
+@OURS  # the stock shim just ends
 @pytest.mark.parametrize("words", [("ps",), ("rm", "c"), ("rm", "-f", "c")])
 def test_one_that_leaves_speaks_for_itself(cli: Cli, words: tuple[str, ...]) -> None:
     """dead-is-gone: what it has not said yet is received from it, and said once."""

@@ -18,6 +18,7 @@ from dunnage.errors import NotFound, Unknown
 from dunnage.manager import bundles, burial
 from dunnage.manager.burial import bury
 from dunnage.manager.client import Exit, Task
+from dunnage.manager.inbox import Inbox
 from dunnage.manager.launch import Shim
 
 if TYPE_CHECKING:
@@ -48,6 +49,12 @@ def process() -> Iterator[subprocess.Popen[bytes]]:
         process.kill()
 
 
+async def buried(shim: Shim, bundle: Bundle, task: Task | None, **how: bool) -> Exit:
+    """Bury, with somebody to receive."""
+    async with Inbox(shim.places) as inbox:
+        return await bury(shim, bundle, task, inbox, **how)
+
+
 def test_order(
     places: Places, bundle: Bundle, shim: Shim, process: subprocess.Popen[bytes]
 ) -> None:
@@ -57,7 +64,7 @@ def test_order(
         fake = FakeShim(bundle, process.pid)
         fake.on_shutdown = process.terminate
         task = await Task.connect(bundle, places.namespace)
-        assert await bury(shim, bundle, task) == Exit(7, 3, None)
+        assert await buried(shim, bundle, task) == Exit(7, 3, None)
         assert fake.calls == ["delete", "shutdown"]
         assert process.wait() == -signal.SIGTERM
         assert bundles.list_all(places) == []
@@ -75,7 +82,7 @@ def test_refusal(places: Places, bundle: Bundle, shim: Shim) -> None:
         )
         task = await Task.connect(bundle, places.namespace)
         with pytest.raises(Unknown, match="running process"):
-            await bury(shim, bundle, task)
+            await buried(shim, bundle, task)
         assert fake.calls == ["delete"]
         assert bundles.list_all(places) == [bundle]
         await fake.close()
@@ -151,7 +158,7 @@ def test_a_shim_that_stays(
     async def scenario() -> None:
         endpoint.write(str(bundle.path), endpoint.Endpoint(f"unix://{path}"))
         task = await Task.connect(bundle, places.namespace)
-        await bury(shim, bundle, task, force=force, drop_unread=drop_unread)
+        await buried(shim, bundle, task, force=force, drop_unread=drop_unread)
 
     argv = [sys.executable, "-c", STUBBORN, path, how]
     with subprocess.Popen(argv, stdout=subprocess.PIPE) as process:
@@ -179,7 +186,7 @@ def test_an_unproven_shim_is_not_killed(
     async def scenario() -> None:
         fake = FakeShim(bundle, process.pid, refusal=Unknown("no"))
         task = await Task.connect(bundle, places.namespace)
-        exit_ = await bury(shim, bundle, task, force=True, drop_unread=True)
+        exit_ = await buried(shim, bundle, task, force=True, drop_unread=True)
         assert exit_ == Exit(0, 255, None)
         assert fake.calls == ["kill 9", "delete", "shutdown"]
         assert process.poll() is None
@@ -206,7 +213,7 @@ def test_shared_shim(
         endpoint.write(str(other.path), found)
         task = await Task.connect(bundle, places.namespace)
         async with asyncio.timeout(burial._LEAVE_LIMIT_S / 2):
-            await bury(shim, bundle, task, force=True)
+            await buried(shim, bundle, task, force=True)
         assert process.poll() is None
         assert bundles.list_all(places) == [other]
         await fake.close()
@@ -233,7 +240,7 @@ def test_a_shim_that_another_joins(
 
         fake.on_shutdown = in_a_moment
         task = await Task.connect(bundle, places.namespace)
-        await bury(shim, bundle, task, force=True)
+        await buried(shim, bundle, task, force=True)
         assert process.poll() is None
         assert bundles.list_all(places) == [other]
         await fake.close()
@@ -243,5 +250,5 @@ def test_a_shim_that_another_joins(
 
 def test_without_a_shim(places: Places, bundle: Bundle, shim: Shim) -> None:
     """Where there is no shim any more, the binary's word is taken."""
-    assert asyncio.run(bury(shim, bundle, None)) == Exit(0, 255, None)
+    assert asyncio.run(buried(shim, bundle, None)) == Exit(0, 255, None)
     assert bundles.list_all(places) == []

@@ -109,7 +109,7 @@ async def run(context: Context, asked: Run) -> int:
             await streams.drained()
         finally:
             if asked.is_removed and not is_gone:
-                await bury(shim, bundle, task, force=True)
+                await bury(shim, bundle, task, inbox, force=True)
         is_last = asked.is_removed or is_gone
         last = "/tasks/delete" if is_last else "/tasks/exit"
         await heard(inbox, ahead, last, asked.name)
@@ -165,11 +165,14 @@ async def _launch(
                 raise CannotStart(error.wire_text) from error
         except BaseException as error:
             try:
-                # Its creation was said, so its end must be.
-                if is_created and isinstance(error.__cause__, ConnectionBroken):
+                is_dead = isinstance(error.__cause__, ConnectionBroken)
+                if is_dead and is_created:
+                    # Its creation was said, so its end must be.
                     await dead.bury_locked(shim, bundle, place.inbox)
                 else:
-                    await bury_locked(shim, bundle, task, force=True)
+                    # Of one that was not, whatever its runtime has finished.
+                    callee = None if is_dead else task
+                    await bury_locked(shim, bundle, callee, place.inbox, force=True)
             except (DunnageError, OSError) as failure:
                 # Why it did not start matters more.
                 _log.warning("%s is not cleaned up: %s", bundle.path, failure)

@@ -109,7 +109,7 @@ async def rm(context: Context, name: str, *, force: bool) -> int:
                 task.close()
                 raise
         shim = context.shim_of(bundle)
-        await bury(shim, bundle, task, force=force, drop_unread=force)
+        await bury(shim, bundle, task, inbox, force=force, drop_unread=force)
     return 0
 
 
@@ -124,8 +124,8 @@ async def _is_left(context: Context, bundle: Bundle) -> bool:
 async def _expect_removable(task: Task) -> None:
     try:
         status = (await task.state()).status
-    except NotFound:
-        # Its creation was cut short, or its removal.
+    except (NotFound, ConnectionBroken):
+        # Its creation was cut short, or its removal; or its shim dies just now.
         return
     if status not in {api.STOPPED, api.CREATED}:
         name = task.bundle.id

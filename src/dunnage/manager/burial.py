@@ -3,8 +3,7 @@
 Owns: the order of the steps; it is containerd's.
 Must not know: why.
 
-It publishes nothing on a shim's behalf: the shim says its events itself, and for one
-that died `dead` does.
+The shim says its events itself; for one that dies meanwhile `dead` says what is unsaid.
 
 Invariant (leaves-nothing): when `bury` returns, the task, its mounts and its bundle are
     gone, and its shim, but for one that holds unread output; when it raises, it can be
@@ -25,7 +24,7 @@ from dunnage.bootstrap import endpoint
 from dunnage.errors import ConnectionBroken, DunnageError, NotFound
 from dunnage.host.procs.peer import maybe_peer
 
-from . import bundles
+from . import bundles, dead
 from .client import Exit
 from .lock import locked
 from .presence import Presence, presence
@@ -34,6 +33,7 @@ from .tidy import tidy
 if TYPE_CHECKING:
     from .bundles import Bundle
     from .client import Task
+    from .inbox import Inbox
     from .launch import Shim
 
 _log: Final = logging.getLogger("dunnage.manager")
@@ -51,6 +51,7 @@ async def bury(
     shim: Shim,
     bundle: Bundle,
     task: Task | None,
+    inbox: Inbox,
     *,
     force: bool = False,
     drop_unread: bool = False,
@@ -61,17 +62,19 @@ async def bury(
         shim: The binary that cleans up.
         bundle: The task's.
         task: A connection to its shim, which this ends; None if there is none to have.
+        inbox: Where its events are received.
         force: Kill what runs, and a shim that does not answer.
         drop_unread: Kill also a shim that stays for output that nobody has read.
 
     Raises:
-        DunnageError: the shim refuses (the task runs), or the bundle stays mounted.
+        DunnageError: the shim refuses (the task runs), or the bundle stays mounted; or
+            the shim has died of it, and its binary's `delete` failed.
     """
     async with locked(bundle) as is_there:
         if not is_there and task is None:
             raise NotFound(f"task {bundle.id}")
         return await bury_locked(
-            shim, bundle, task, force=force, drop_unread=drop_unread
+            shim, bundle, task, inbox, force=force, drop_unread=drop_unread
         )
 
 
@@ -79,6 +82,7 @@ async def bury_locked(
     shim: Shim,
     bundle: Bundle,
     task: Task | None,
+    inbox: Inbox,
     *,
     force: bool = False,
     drop_unread: bool = False,
@@ -86,17 +90,29 @@ async def bury_locked(
     """Do as `bury`; the task's lock is held."""
     exit_ = None
     if task is not None:
-        exit_ = await _part(task, shim, force=force, drop_unread=drop_unread)
-    deleted = await _clean_up(shim, bundle)
+        try:
+            exit_ = await _part(task, shim, force=force, drop_unread=drop_unread)
+        except ConnectionBroken:
+            _log.warning("the shim of %s has died at its removal", bundle.id)
+            return await dead.bury_locked(shim, bundle, inbox, force=force)
+    deleted = await _maybe_clean_up(shim, bundle)
+    if deleted is not None:
+        exit_ = exit_ or deleted
+        if await _is_dead(bundle, shim):
+            exit_ = await dead.say_unsaid(shim.places, bundle, inbox, exit_)
     bundles.delete(bundle)
     tidy(shim.places)
-    return exit_ or deleted
+    return exit_ or Exit(0, _UNKNOWN_STATUS, None)
 
 
 async def _part(
     task: Task, shim: Shim, *, force: bool, drop_unread: bool
 ) -> Exit | None:
-    """Have the shim delete the task and leave."""
+    """Have the shim delete the task and leave.
+
+    Raises:
+        ConnectionBroken: it has died before it answered.
+    """
     try:
         if force:
             await _kill(task)
@@ -119,10 +135,10 @@ async def _delete(task: Task, *, force: bool) -> Exit | None:
     try:
         async with asyncio.timeout(_DEATH_LIMIT_S if force else None):
             return await task.delete()
-    except (NotFound, ConnectionBroken):
+    except NotFound:
         return None
     except (DunnageError, TimeoutError) as error:
-        if not force:
+        if not force or isinstance(error, ConnectionBroken):
             raise
         _log.debug("%s: delete: %s", task.bundle.id, error)
         return None
@@ -189,6 +205,13 @@ async def _is_serving(bundle: Bundle, shim: Shim) -> bool:
     return True
 
 
+async def _is_dead(bundle: Bundle, shim: Shim) -> bool:
+    """Tell whether nothing more can come from the shim."""
+    with suppress(DunnageError):
+        return await presence(bundle, shim.places.namespace) is Presence.GONE
+    return False
+
+
 async def _is_gone(process_fd: int, limit_s: float) -> bool:
     loop = asyncio.get_running_loop()
     gone = loop.create_future()
@@ -205,11 +228,11 @@ async def _is_gone(process_fd: int, limit_s: float) -> bool:
     return gone.done()
 
 
-async def _clean_up(shim: Shim, bundle: Bundle) -> Exit:
+async def _maybe_clean_up(shim: Shim, bundle: Bundle) -> Exit | None:
     """Run the binary's `delete`, as the daemon does after every task."""
     try:
         deleted = await shim.delete(bundle)
     except DunnageError as error:
         _log.debug("%s: %s", bundle.id, error.message)
-        return Exit(0, _UNKNOWN_STATUS, None)
+        return None
     return Exit(deleted.pid, deleted.exit_status, deleted.exited_at_ns)

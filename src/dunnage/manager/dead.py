@@ -92,6 +92,24 @@ async def bury_locked(
     was_created = (bundle.path / files.INIT_PID).exists()
     deleted = await shim.delete(bundle)
     exit_ = Exit(deleted.pid, deleted.exit_status, deleted.exited_at_ns)
+    exit_ = await say_unsaid(places, bundle, inbox, exit_, was_created=was_created)
+    bundles.delete(bundle)
+    tidy(places)
+    return exit_
+
+
+async def say_unsaid(
+    places: Places,
+    bundle: Bundle,
+    inbox: Inbox,
+    exit_: Exit,
+    *,
+    was_created: bool = False,
+) -> Exit:
+    """Say what the log does not have of a created task's end; return its exit.
+
+    Its shim is gone, and `delete` has ended well.
+    """
     so_far = life.read(places, bundle.id, life.born_ns(bundle))
     if so_far.exit is not None:
         exit_ = so_far.exit
@@ -100,8 +118,6 @@ async def bury_locked(
             await inbox.say(life.exit_event(places, bundle.id, exit_))
         if not so_far.is_deleted:
             await inbox.say(life.delete_event(places, bundle.id, exit_))
-    bundles.delete(bundle)
-    tidy(places)
     return exit_
 
 
