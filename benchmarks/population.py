@@ -66,10 +66,11 @@ class Population:
         before = procs.work(family)
         time.sleep(period_s)
         after = procs.work(family)
+        done = procs.between(before, after)
         return {
-            "threads": after.threads / shims,
-            "idle-cpu": (after.cpu_ns - before.cpu_ns) / 1e6 * _TOLD_S / period_s,
-            "idle-wakeups": (after.wakeups - before.wakeups) * _TOLD_S / period_s,
+            "threads": len(after) / shims,
+            "idle-cpu": done.cpu_ns / 1e6 * _TOLD_S / period_s,
+            "idle-wakeups": done.wakeups * _TOLD_S / period_s,
         }
 
     def end(self) -> None:

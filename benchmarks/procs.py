@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 
 _FORK_SERVER: Final = (b"dunnage-forkserver", b"dunnage.shim.forkserver")
 
@@ -25,12 +25,15 @@ class Use:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What some processes have done up to now."""
+    """What the threads of some processes have done up to now."""
 
-    threads: int
     cpu_ns: int
     wakeups: int
     """How often a thread has gone to sleep, and so woke up before."""
+
+
+Threads: TypeAlias = dict[str, Work]
+"""By their place in /proc."""
 
 
 def family(namespace: str, *, place: str = "") -> list[int]:
@@ -79,17 +82,27 @@ def use(pids: Iterable[int]) -> Use:
     return Use(count, pss, private)
 
 
-def work(pids: Iterable[int]) -> Work:
-    """Return what processes have done, all their threads."""
-    threads = cpu_ns = wakeups = 0
+def work(pids: Iterable[int]) -> Threads:
+    """Return what processes have done, thread by thread."""
+    found: Threads = {}
     for pid in pids:
         with contextlib.suppress(OSError):
             for thread in Path(f"/proc/{pid}/task").iterdir():
-                threads += 1
-                cpu_ns += int((thread / "schedstat").read_text().split()[0])
+                cpu_ns = int((thread / "schedstat").read_text().split()[0])
                 status = (thread / "status").read_text()
-                wakeups += _field(status, "voluntary_ctxt_switches")
-    return Work(threads, cpu_ns, wakeups)
+                wakeups = _field(status, "voluntary_ctxt_switches")
+                found[str(thread)] = Work(cpu_ns, wakeups)
+    return found
+
+
+def between(before: Threads, after: Threads) -> Work:
+    """Return what was done meanwhile; of a thread that ended, nothing is known."""
+    nothing = Work(0, 0)
+    done = [(before.get(name, nothing), now) for name, now in after.items()]
+    return Work(
+        sum(now.cpu_ns - then.cpu_ns for then, now in done),
+        sum(now.wakeups - then.wakeups for then, now in done),
+    )
 
 
 def await_end(pid: int, limit_s: float) -> bool:

@@ -20,14 +20,20 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def containerd(tmp_path: Path, image: Path) -> Iterator[Containerd]:
-    """A running containerd 1.6 that finds our shim, also as containerd-shim-runc-v2."""
+def containerd(
+    request: pytest.FixtureRequest, tmp_path: Path, image: Path
+) -> Iterator[Containerd]:
+    """A running containerd that finds our shim, also as containerd-shim-runc-v2.
+
+    It is 1.6 where a test does not say otherwise.
+    """
     programs = tmp_path / "bin"
     programs.mkdir()
     (programs / "containerd-shim-runc-v2").symlink_to(SHIM)
     (programs / SHIM.name).symlink_to(SHIM)
     path = f"{programs}:{os.environ['PATH']}:/usr/sbin:/sbin"
-    daemon = Containerd(tmp_path, "containerd-1.6", path)
+    version = getattr(request, "param", "containerd-1.6")
+    daemon = Containerd(tmp_path, version, path)
     try:
         daemon.start()
         daemon.ctr("images", "import", str(image))

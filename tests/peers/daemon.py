@@ -16,11 +16,25 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+import pytest
 from tests.machine import cgroups_named, pids_with
 
 PEERS = Path(os.environ.get("DUNNAGE_PEERS", Path(__file__).parents[2] / ".peers"))
 FORKSERVER = "DUNNAGE_FORKSERVER"
 SHIM = Path(__file__).parents[2] / ".venv/bin/containerd-shim-dunnage-v2"
+_BUILT = "containerd-2.3"
+VERSIONS = [
+    "containerd-1.6",
+    "containerd-1.7",
+    "containerd-2.1",
+    pytest.param(
+        _BUILT,
+        marks=pytest.mark.skipif(
+            not (PEERS / _BUILT).exists(), reason=f"script/peers {_BUILT} was not run"
+        ),
+    ),
+]
+"""What the fixture `containerd` may be; the last is built from source, by request."""
 IMAGE = "test.invalid/busybox:1"
 LIMIT_S = 20.0
 UNUSED = [
@@ -156,7 +170,7 @@ class Containerd:
                     "--config",
                     self.directory / "config.toml",
                     "--log-level",
-                    "debug",
+                    "trace",
                 ],
                 stdout=log,
                 stderr=log,

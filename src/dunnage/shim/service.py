@@ -341,9 +341,21 @@ class TaskService:
         )
 
     async def pids(self, request: pb.PidsRequest, _: Context) -> pb.PidsResponse:
-        """List the processes of a container; those of execs are named."""
+        """List the processes of a container; those of execs are named.
+
+        Of a stopped task its init is told, as by `state`: a daemon that comes back
+        takes a shim without any process for leaked, and its exit would be lost
+        (containerd 1.7 and later, ``core/runtime/v2/shim_load.go``).
+        """
         entry = self._entry(request.id)
-        pids = await self._finish(entry, _container(entry).pids())
+        try:
+            pids = await self._finish(entry, _container(entry).pids())
+        except DunnageError:  # some runtimes say so of a container that has stopped
+            if not entry.task.init_is_dead:
+                raise
+            pids = []
+        if not pids and entry.task.init_is_dead:
+            pids = [_container(entry).pid]
         execs = {
             process.pid: exec_id
             for exec_id, process in entry.execs.items()
