@@ -22,9 +22,10 @@ from tests.machine import cgroups_named, pids_with
 PEERS = Path(os.environ.get("DUNNAGE_PEERS", Path(__file__).parents[2] / ".peers"))
 FORKSERVER = "DUNNAGE_FORKSERVER"
 SHIM = Path(__file__).parents[2] / ".venv/bin/containerd-shim-dunnage-v2"
+OLDEST = "containerd-1.6"
 _BUILT = "containerd-2.3"
 VERSIONS = [
-    "containerd-1.6",
+    OLDEST,
     "containerd-1.7",
     "containerd-2.1",
     pytest.param(

@@ -9,7 +9,7 @@ import pytest
 from tests.seat import LIMIT_S, Seat, seated
 
 from .daemon import IMAGE, Containerd
-from .test_containerd import WAYS, nothing_is_left
+from .test_containerd import EACH_WAY, nothing_is_left
 
 pytestmark = pytest.mark.slow
 
@@ -32,7 +32,7 @@ def interrupt_and_leave(seat: Seat) -> None:
     assert seat.process.wait(LIMIT_S) == 6
 
 
-@pytest.mark.parametrize("way", WAYS)
+@EACH_WAY
 def test_run_and_exec_a_shell(containerd: Containerd, way: list[str]) -> None:
     """``ctr run -t`` and ``ctr task exec -t`` are shells in our terminal."""
     run = containerd.command("run", "--rm", "-t", *way, IMAGE, "c", "sh")
@@ -46,7 +46,7 @@ def test_run_and_exec_a_shell(containerd: Containerd, way: list[str]) -> None:
     nothing_is_left(containerd)
 
 
-@pytest.mark.parametrize("way", WAYS)
+@EACH_WAY
 def test_detach_and_attach(containerd: Containerd, way: list[str]) -> None:
     """A client that is killed takes nothing with it; another one goes on."""
     with seated(containerd.command("run", "-t", *way, IMAGE, "c", "sh")) as seat:
@@ -64,7 +64,7 @@ def test_detach_and_attach(containerd: Containerd, way: list[str]) -> None:
     nothing_is_left(containerd)
 
 
-@pytest.mark.parametrize("way", WAYS)
+@EACH_WAY
 def test_a_burst(containerd: Containerd, way: list[str]) -> None:
     """20 MB come through a container's terminal and ctr's to the last byte."""
     script = "stty -opost; yes 0123456789 | head -c 20000000; echo; echo end"
@@ -77,5 +77,6 @@ def test_a_burst(containerd: Containerd, way: list[str]) -> None:
             got += read(seat.master, 1 << 16).replace(b"\r", b"")
         assert seat.process.wait(LIMIT_S) == 0
     wanted = b"0123456789\n" * (20_000_000 // 11 + 1)
-    assert wanted[:20_000_000] + b"\nend\n" == got
+    warned = got.index(b"0123456789\n")  # by a ctr of today, about cgroup v1
+    assert wanted[:20_000_000] + b"\nend\n" == got[warned:]
     nothing_is_left(containerd)
