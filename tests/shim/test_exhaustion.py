@@ -28,12 +28,14 @@ from .harness import (
     tiny_disk,
     until,
 )
+from .test_pods import LIFE
 from .test_service import gated
 from .test_strangers import elsewhere, fds_of, unharmed
 from .test_terminal import terminal_spec
 
 pytestmark = pytest.mark.slow
 
+STREAMS = ("stdin", "stdout", "stderr")
 RUNTIMES = pytest.mark.parametrize("runtime", ["runc", "crun"])
 
 
@@ -97,9 +99,14 @@ def traces(shim: Shim, id_: str) -> list[str]:
     directory = shim.bundles / id_
     state = Path("/run/containerd/runc") / shim.namespace / id_
     found = mounts_under(directory) + [str(state)] * state.exists()
-    for pattern in ("exec-*", "console-*", ".*"):
-        found += map(str, directory.glob(pattern))
-    return found
+    return found + files(shim, id_)
+
+
+def files(shim: Shim, id_: str) -> list[str]:
+    """Name the files of an operation that may not outlive it."""
+    directory = shim.bundles / id_
+    patterns = ("exec-*", "console-*", ".*")
+    return [str(path) for pattern in patterns for path in directory.glob(pattern)]
 
 
 async def refused_until_ok(
@@ -159,6 +166,51 @@ async def test_a_create_without_descriptors(
         # Nobody read its streams: let them go.
         for name in ("stdout", "stderr"):
             os.close(os.open(tmp_path / name, os.O_RDWR | os.O_NONBLOCK))
+
+
+@RUNTIMES
+@pytest.mark.parametrize("terminal", [False, True])
+@in_loop
+async def test_an_exec_without_descriptors(
+    tmp_path: Path, runtime: str, terminal: bool
+) -> None:
+    """Wherever they run out: ResourceExhausted, nothing left, and then it works."""
+    async with Shim(tmp_path, runtime=runtime) as shim, unharmed(shim):
+        pid = (await shim.call("c", "connect")).shim_pid
+        shim.bundle("d", terminal_spec(["sleep", "1000"]))  # which has /dev/pts
+        await shim.call("c", "create", **elsewhere(shim, "d"), terminal=True)
+        await shim.call("c", "start", id="d")
+        fields: dict[str, Any] = {}
+        for name in ("stdin", "stdout") if terminal else STREAMS:
+            fields[name] = str(tmp_path / name)
+            os.mkfifo(fields[name])
+        before = fds_of(pid)
+        for count in range(40):
+            await shim.exec("c", "e", ["true"], id="d", terminal=terminal, **fields)
+            refusal = None
+            with few_fds(pid, count):
+                try:
+                    await shim.call("c", "start", id="d", exec_id="e")
+                except DunnageError as error:
+                    refusal = error
+            if refusal is None:
+                break
+            assert isinstance(refusal, ResourceExhausted), refusal
+            assert "too many open files" in str(refusal).lower()
+            assert [] == files(shim, "d")
+            assert before == fds_of(pid)
+            await shim.call("c", "delete", id="d", exec_id="e")
+        else:
+            pytest.fail("it never works")
+        assert count > 5
+        assert 0 == (await shim.call("c", "wait", id="d", exec_id="e")).exit_status
+        # Nobody read its streams: let them go.
+        for path in fields.values():
+            os.close(os.open(path, os.O_RDWR | os.O_NONBLOCK))
+        await shim.call("c", "delete", id="d", exec_id="e")
+        await shim.call("c", "kill", id="d", signal=9)
+        await shim.call("c", "wait", id="d")
+        await shim.call("c", "delete", id="d")
 
 
 @RUNTIMES
@@ -259,6 +311,36 @@ async def test_a_create_without_processes(tmp_path: Path, runtime: str) -> None:
             os.close(os.open(tmp_path / name, os.O_RDWR | os.O_NONBLOCK))
 
 
+@RUNTIMES
+@in_loop
+async def test_an_exec_without_processes(tmp_path: Path, runtime: str) -> None:
+    """Whether we or the runtime cannot fork: an error, nothing left, then it works."""
+    async with Shim(tmp_path, runtime=runtime) as shim, unharmed(shim):
+        pid = (await shim.call("c", "connect")).shim_pid
+        before = fds_of(pid)
+        refused: dict[int, DunnageError] = {}
+        for count in (1, 2, 3, 4, 6, 8, 1000):
+            exec_id = f"e{count}"
+            await shim.exec("c", exec_id, ["true"])
+            # The shim's children of before stay in the cgroup that they are in.
+            with few_processes(pid, count):
+                try:
+                    await shim.call("c", "start", exec_id=exec_id)
+                    await shim.call("c", "wait", exec_id=exec_id)
+                except DunnageError as error:
+                    refused[count] = error
+            await shim.call("c", "delete", exec_id=exec_id)
+            assert [] == files(shim, "c")
+            await until(lambda: before == fds_of(pid))
+            assert 1 == len((await shim.call("c", "pids")).processes)
+        assert 1 in refused
+        assert 1000 not in refused
+        for refusal in refused.values():
+            assert isinstance(refusal, ResourceExhausted | Unknown)
+            assert "exec failed" in str(refusal)
+        assert "Traceback" not in shim.log("c")
+
+
 @in_loop
 async def test_execs_kills_and_deletes_without_processes(tmp_path: Path) -> None:
     """Each is refused and can be repeated; the exit is on disk, and said."""
@@ -348,13 +430,11 @@ async def test_a_read_only_bundle(tmp_path: Path, runtime: str) -> None:
         await shim.call("c", "create", **fields, stdin=str(tmp_path / "in"))
         await shim.call("c", "start", id="d")
         await shim.exec("c", "e", ["true"], id="d")
-        subprocess.run(["mount", "--bind", disk, disk], check=True)
-        subprocess.run(["mount", "-o", "remount,bind,ro", disk], check=True)
-        try:
-            with pytest.raises(DunnageError, match=r"(?i)read-only file system"):
-                await shim.call("c", "start", id="d", exec_id="e")
-        finally:
-            subprocess.run(["umount", disk], check=True)
+        with (
+            bound_read_only(disk),
+            pytest.raises(DunnageError, match=r"(?i)read-only file system"),
+        ):
+            await shim.call("c", "start", id="d", exec_id="e")
         await shim.call("c", "delete", id="d", exec_id="e")
         await shim.exec("c", "e", ["true"], id="d")
         await shim.call("c", "start", id="d", exec_id="e")
@@ -363,6 +443,50 @@ async def test_a_read_only_bundle(tmp_path: Path, runtime: str) -> None:
         assert 8 == (await shim.call("c", "wait", id="d")).exit_status
         await shim.call("c", "delete", id="d", exec_id="e")
         await shim.call("c", "delete", id="d")
+
+
+@contextlib.contextmanager
+def bound_read_only(disk: Path) -> Iterator[None]:
+    """Have a directory read-only by its path, though there are files open in it."""
+    subprocess.run(["mount", "--bind", disk, disk], check=True)
+    try:
+        subprocess.run(["mount", "-o", "remount,bind,ro", disk], check=True)
+        yield
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+@RUNTIMES
+@in_loop
+async def test_a_bundle_that_becomes_read_only(tmp_path: Path, runtime: str) -> None:
+    """What runs in it answers, can be killed, and its exit is said; then deleted."""
+    async with Shim(tmp_path, runtime=runtime) as shim, unharmed(shim):
+        directory = shim.bundle("d", spec(["sleep", "1000"]))
+        await shim.call("c", "create", **elsewhere(shim, "d"))
+        await shim.call("c", "start", id="d")
+        await shim.exec("c", "e", ["sleep", "1000"], id="d")
+        await shim.call("c", "start", id="d", exec_id="e")
+        refused: list[tuple[dict[str, Any], DunnageError]] = []
+        with bound_read_only(directory):
+            assert 2 == len((await shim.call("c", "pids", id="d")).processes)
+            await shim.call("c", "kill", id="d", exec_id="e", signal=9)
+            await shim.call("c", "wait", id="d", exec_id="e")
+            await shim.call("c", "kill", id="d", signal=9)
+            assert 137 == (await shim.call("c", "wait", id="d")).exit_status
+            await shim.wait_for_event("TaskExit", container_id="d", id="d")
+            assert 'msg="the exit is not on disk: ' in shim.log("c")
+            deletes: list[dict[str, Any]] = [{"exec_id": "e"}, {}]
+            for fields in deletes:
+                try:
+                    await shim.call("c", "delete", id="d", **fields)
+                except DunnageError as error:
+                    refused.append((fields, error))
+        for fields, refusal in refused:
+            assert "read-only file system" in str(refusal).lower()
+            answer = await shim.call("c", "delete", id="d", **fields)
+            assert 137 == answer.exit_status
+        assert LIFE == shim.kinds("d")
+        assert [] == traces(shim, "d")
 
 
 @RUNTIMES
