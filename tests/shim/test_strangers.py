@@ -134,9 +134,9 @@ def header(length: int, stream_id: int, kind: int, flags: int = 0) -> bytes:
     )
 
 
-def wait_frame(stream_id: int, flags: int = 0) -> bytes:
+def wait_frame(stream_id: int, flags: int = 0, id_: str = "c") -> bytes:
     """Return a Wait for the container's exit: a request that stays in flight."""
-    payload = pb.WaitRequest(id="c").SerializeToString()
+    payload = pb.WaitRequest(id=id_).SerializeToString()
     return request_frame(stream_id, TASK, "Wait", payload, flags)
 
 

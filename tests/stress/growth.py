@@ -1,7 +1,9 @@
 """Lives one after another in one shim, and what they leave in its process.
 
 The shim is that of a container which lives throughout; the others are created in it.
-Each life is a create, a start, an exit, a delete; every fifth has an exec with output.
+Each life is a create, a start, an exit, a delete; of five, one has an exec with output,
+one an exec at a terminal, one an exec that cannot start, one is of a container that
+cannot be created at first, and beside one somebody's connection ends in mid-frame.
 
 It is a shim as users have it, a fork of a warm parent, when it is at rest.
 Or one that is started cold, and whose objects are counted inside it, by a module that
@@ -18,6 +20,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
@@ -27,17 +30,22 @@ from typing import Final
 
 from tests.shim.altered import altered
 from tests.shim.harness import Shim, proc_status, spec, until
+from tests.shim.test_strangers import wait_frame
+from tests.shim.test_terminal import terminal_spec
+
+from dunnage.errors import Unknown
 
 HOST: Final = "host"
 AT_A_TIME: Final = 8
-EXEC_EVERY: Final = 5
+KINDS: Final = 5
+PLAIN, OUTPUT, TERMINAL, NO_EXEC, NO_CREATE = range(KINDS)
 MEMORY_BYTES: Final = 1 << 20
 """What memory may differ by, however many lives: an allocator's pools, torn by use.
 Measured, warm: 0.4 MiB in the first 500 lives after 60, 0.2 in the next 2500."""
 STILL_S: Final = 2.0
 """A warm shim gives memory back a second after something has happened last."""
 EVENTS_OF_A_LIFE: Final = 4
-EVENTS_OF_AN_EXEC: Final = 4
+EVENTS_OF_AN_EXEC: Final = {OUTPUT: 4, TERMINAL: 4, NO_EXEC: 2}
 
 
 _CENSUS: Final = """
@@ -168,32 +176,51 @@ class Growth:
         self._shim.bury(HOST)
 
     async def _life(self, number: int) -> None:
-        id_ = f"life-{number}"
-        has_exec = number % EXEC_EVERY == 0
-        config = spec(["sleep", "1000"] if has_exec else ["true"])
+        id_, kind = f"life-{number}", number % KINDS
+        has_exec = kind in EVENTS_OF_AN_EXEC
+        config = terminal_spec(["sleep", "1000"]) if has_exec else spec(["true"])
         bundle = self._shim.member(id_, HOST, config)
-        await self._shim.call(id_, "create")
+        if kind == PLAIN:
+            self._break_off()
+        if kind == NO_CREATE:
+            with contextlib.suppress(Unknown):
+                await self._shim.call(id_, "create", rootfs=[{"type": "nosuchfs"}])
+        await self._shim.call(id_, "create", terminal=has_exec)
         await self._shim.call(id_, "start")
         if has_exec:
-            await self._exec(id_, bundle / "out")
+            await self._exec(id_, bundle / "out", kind)
             await self._shim.call(id_, "kill", signal=9)
         await self._shim.call(id_, "wait")
         await self._shim.call(id_, "delete")
         self._shim.drop(id_)
         shutil.rmtree(bundle)
-        self._expected += EVENTS_OF_A_LIFE + has_exec * EVENTS_OF_AN_EXEC
+        self._expected += EVENTS_OF_A_LIFE + EVENTS_OF_AN_EXEC.get(kind, 0)
 
-    async def _exec(self, id_: str, path: Path) -> None:
+    async def _exec(self, id_: str, path: Path, kind: int) -> None:
         os.mkfifo(path)
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        args = ["/no/such"] if kind == NO_EXEC else ["echo", "x"]
         try:
-            await self._shim.exec(id_, "e", ["echo", "x"], stdout=str(path))
-            await self._shim.call(id_, "start", exec_id="e")
-            await self._shim.call(id_, "wait", exec_id="e")
+            fields = {"stdout": str(path), "terminal": kind == TERMINAL}
+            await self._shim.exec(id_, "e", args, **fields)
+            if kind == NO_EXEC:
+                with contextlib.suppress(Unknown):
+                    await self._shim.call(id_, "start", exec_id="e")
+            else:
+                await self._shim.call(id_, "start", exec_id="e")
+                await self._shim.call(id_, "wait", exec_id="e")
             await self._shim.call(id_, "delete", exec_id="e")
-            assert os.read(fd, 100) == b"x\n"
+            if kind != NO_EXEC:
+                assert os.read(fd, 100).split() == [b"x"]
         finally:
             os.close(fd)
+
+    def _break_off(self) -> None:
+        """Connect, ask, and leave in the midst of a second question."""
+        where = (self._shim.bundles / HOST / "address").read_text()
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.connect(where.removeprefix("unix://"))
+            sock.sendall(wait_frame(1, id_=HOST) + wait_frame(3)[:-1])
 
     async def _census(self) -> dict[str, int]:
         path = self._shim.directory / "census/census"
