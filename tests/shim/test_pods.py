@@ -224,6 +224,8 @@ async def stuck(shim: Shim, command: str) -> AsyncIterator[None]:
             "exec": ["create", "start"],
             "kill": ["create", "start"],
             "ps": ["create", "start"],
+            "pause": ["create", "start"],
+            "resume": ["create", "start", "pause"],
             "delete": ["create"],
         }
         for step in steps[command]:
@@ -244,10 +246,14 @@ async def stuck(shim: Shim, command: str) -> AsyncIterator[None]:
         finally:
             gate.open()
             await call
+            if command == "pause":
+                await shim.call("slow", "resume")
 
 
 @BOTH
-@pytest.mark.parametrize("command", ["create", "start", "exec", "kill", "delete", "ps"])
+@pytest.mark.parametrize(
+    "command", ["create", "start", "exec", "kill", "delete", "ps", "pause", "resume"]
+)
 @in_loop
 async def test_a_runtime_that_hangs_holds_up_nobody_else(
     tmp_path: Path, runtime: str, command: str
@@ -315,6 +321,37 @@ async def test_each_record_names_its_container(tmp_path: Path) -> None:
             assert named, line
             assert ("on disk" in line) == (named[1] == "a"), line
         assert "" == shim.log("b")
+
+
+@in_loop
+async def test_the_dump_is_of_every_container(tmp_path: Path) -> None:
+    """SIGUSR1: each process of each with its state, in records of its container."""
+    async with Shim(tmp_path) as shim:
+        for id_, words in {"a": "sleep 1000", "b": "false", "c": "true"}.items():
+            await shim.up(id_, config=member(words.split()))
+            await shim.call(id_, "create")
+        for id_ in ("a", "b"):
+            await shim.call(id_, "start")
+        await shim.call("b", "wait")
+        await shim.exec("a", "e", ["sleep", "1000"])
+        await shim.call("a", "start", exec_id="e")
+        await shim.call("a", "pause")
+        pids = {id_: (await shim.call(id_, "state")).pid for id_ in "abc"}
+        e = (await shim.call("a", "state", exec_id="e")).pid
+        os.kill((await shim.call("a", "connect")).shim_pid, signal.SIGUSR1)
+        seen = ""
+        async with asyncio.timeout(LIMIT_S):
+            while "dump: end" not in seen:
+                seen += shim.log("a")
+                await asyncio.sleep(0.01)
+        told = re.findall(r'msg="dump: (\S+(?: e)? is .*?)" container=(\S+)', seen)
+        assert [
+            (f"init is paused, pid {pids['a']}", "a"),
+            (f"exec e is paused, pid {e}", "a"),
+            (f"init is stopped, pid {pids['b']}, exit status 1", "b"),
+            (f"init is created, pid {pids['c']}", "c"),
+        ] == told
+        await shim.call("a", "resume")
 
 
 # -- many
