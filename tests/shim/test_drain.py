@@ -14,11 +14,13 @@ import pytest
 from dunnage.conformance.decoder import decode
 from dunnage.conformance.oracle import judge
 from dunnage.errors import InvalidArgument, ResourceExhausted, Unimplemented
+from dunnage.shim import daemon as shim_daemon
 from dunnage.testing.daemon import HANGING, FakeDaemon, refused, taken
 
 from .altered import altered
 from .harness import LIMIT_S, Shim, ended, in_loop, is_alive, until
 from .test_daemon import socket_of
+from .test_service import gated
 
 pytestmark = pytest.mark.slow
 
@@ -66,6 +68,45 @@ async def test_the_drain_goes_on_past_the_answer(tmp_path: Path) -> None:
             assert LIFE == len(stream)
             assert [] == daemon.inexcusable()
             assert socket_of(shim, "c").exists()
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+@in_loop
+async def test_a_signal_drains_too(tmp_path: Path, signum: int) -> None:
+    """leaves-clean: unlinked first, and what a slow daemon has not had is said still.
+
+    An operation in flight comes to its end before that, with its event.
+    """
+    async with Shim(tmp_path) as shim:
+        await shim.close_events()
+        async with FakeDaemon(f"{shim.address}.ttrpc", then=taken(0.3)) as daemon:
+            with gated(shim, "exec") as gate:
+                await shim.up("c", ["sleep", "1000"])
+                await shim.call("c", "create")
+                await shim.call("c", "start")
+                for exec_id in ("e", "f"):
+                    await shim.exec("c", exec_id, ["sleep", "1000"])
+                start = asyncio.create_task(shim.call("c", "start", exec_id="e"))
+                await gate.reached()
+                server = (await shim.call("c", "connect")).shim_pid
+                os.kill(server, signum)
+                await until(lambda: not socket_of(shim, "c").exists())
+                assert is_alive(server)
+                gate.open()
+                assert (await start).pid
+                await ended(server)
+            topics = [decode(data).topic for data in daemon.stream()]
+            added = ["/tasks/exec-added"] * 2
+            assert ["/tasks/create", "/tasks/start", *added] == topics[:4]
+            assert ["/tasks/exec-started"] == topics[4:]
+            assert [] == daemon.inexcusable()
+        assert "never said" not in shim.log("c")
+
+
+def test_the_drain_lasts_minutes() -> None:
+    """What the tests here shorten is long enough for a daemon that is restarted."""
+    assert 120 <= shim_daemon._LEAVING_DRAIN_S <= 600
+    assert shim_daemon._ANSWER_DRAIN_S < 3  # which is what a daemon gives Shutdown
 
 
 @pytest.mark.parametrize("how", ["shutdown", "SIGTERM", "SIGINT"])

@@ -7,12 +7,13 @@ import json
 import os
 import re
 import signal
+import sys
 from pathlib import Path
 
 import pytest
 from tests.machine import pids_with
 
-from dunnage.errors import DunnageError, Unavailable
+from dunnage.errors import DunnageError, Unavailable, Unknown
 from dunnage.testing.daemon import FakeDaemon, refused
 
 from .harness import LIMIT_S, Shim, ended, in_loop, is_alive, spec, until
@@ -160,6 +161,40 @@ async def test_a_log_that_is_gone_stops_nobody(tmp_path: Path) -> None:
         await shim.call("c", "create")
         await shim.call("c", "start")
         assert 3 == (await shim.call("c", "wait")).exit_status
+
+
+_BUGGY = """#!{python}
+import sys
+from dunnage.shim import main, service
+
+def pids(self):
+    raise RuntimeError("planted\\nin two lines")
+
+service._container = pids
+sys.exit(main.main())
+"""
+
+
+@in_loop
+async def test_a_bug_is_one_record_of_its_container(tmp_path: Path) -> None:
+    """Its traceback is in a line of the log, its type and text in the answer."""
+    binary = tmp_path / "containerd-shim-dunnage-v2"
+    binary.write_text(_BUGGY.format(python=sys.executable))
+    binary.chmod(0o755)
+    (tmp_path / "s").mkdir()
+    async with Shim(tmp_path / "s", binary) as shim:
+        await shim.up("c", ["sleep", "1000"])
+        await shim.call("c", "create")
+        with pytest.raises(Unknown, match=r"^RuntimeError: planted\nin two lines$"):
+            await shim.call("c", "pids")
+        log = Log(shim, "c")
+        records = await log.until("planted")
+        (bug,) = [it for it in records if "planted" in it[1]]
+        level, message, container = bug
+        assert ("error", "c") == (level, container)
+        assert "Traceback (most recent call last):\n" in message
+        assert 2 < len(message.splitlines())
+        assert 1 == (await shim.call("c", "state")).status  # created
 
 
 @pytest.mark.parametrize("debug", [True, False])
