@@ -180,6 +180,11 @@ class Containerd:
             )
         wait_for("containerd", lambda: self.ctr("version", check=False).returncode == 0)
 
+    def stop(self) -> None:
+        """Have the daemon hang, until it is killed."""
+        assert self._process
+        self._process.send_signal(signal.SIGSTOP)
+
     def kill(self, signum: int = signal.SIGKILL) -> None:
         """End the daemon."""
         assert self._process
