@@ -8,9 +8,11 @@ import re
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from dunnage.api.services import TASK_V2
 from dunnage.conformance.decoder import decode
 from dunnage.conformance.oracle import judge
 from dunnage.errors import InvalidArgument, ResourceExhausted, Unimplemented
@@ -43,6 +45,54 @@ async def live(shim: Shim) -> int:
     await shim.call("c", "wait")
     await shim.call("c", "delete")
     return int((await shim.call("c", "connect")).shim_pid)
+
+
+@in_loop
+async def test_no_call_waits_for_the_daemon(tmp_path: Path) -> None:
+    """Each has its answer while the first event is left unanswered, all in order after.
+
+    But Shutdown, which waits a little.
+    """
+    everything = {method.name for method in TASK_V2}
+    later = {"Checkpoint", "Stats", "Update"}
+    asked: set[str] = set()
+    async with Shim(tmp_path) as shim:
+
+        async def call(name: str, **fields: Any) -> Any:
+            asked.add(getattr(TASK_V2, name).name)
+            return await shim.call("c", name, **fields)
+
+        await shim.close_events()
+        async with FakeDaemon(f"{shim.address}.ttrpc", then=HANGING) as daemon:
+            await shim.up("c", ["sleep", "1000"])
+            await call("create")
+            await call("start")
+            await shim.exec("c", "e", ["sleep", "1000"])
+            asked.add("Exec")
+            await call("start", exec_id="e")
+            await call("pause")
+            assert 4 == (await call("state")).status  # paused
+            await call("resume")
+            assert 2 == len((await call("pids")).processes)
+            await call("resize_pty", exec_id="e", width=1, height=1)
+            await call("close_io", exec_id="e", stdin=True)
+            server = (await call("connect")).shim_pid
+            for fields in ({"exec_id": "e"}, {}):
+                await call("kill", signal=9, **fields)
+                assert 137 == (await call("wait", **fields)).exit_status
+                await call("delete", **fields)
+            assert 1 == len(daemon.heard)
+            shutdown = asyncio.create_task(call("shutdown"))
+            await until(lambda: not socket_of(shim, "c").exists())
+            daemon.then = taken()
+            daemon.wake()
+            await shutdown
+            await ended(server)
+            assert everything - later == asked
+            stream = [decode(data) for data in daemon.stream()]
+            assert [] == judge(stream, is_whole=True)
+            assert 10 == len(stream)
+            assert [] == daemon.inexcusable()
 
 
 @in_loop
