@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import subprocess
 import time
 from pathlib import Path
@@ -11,8 +12,10 @@ import pytest
 from tests.machine import pids_with
 
 from dunnage.bootstrap import address, bundle, wire
+from dunnage.errors import ConnectionBroken
 
-from .harness import Shim, ended, in_loop, is_alive, spec, until
+from .altered import altered
+from .harness import OURS, Shim, ended, in_loop, is_alive, spec, until
 
 pytestmark = pytest.mark.slow
 
@@ -272,6 +275,139 @@ async def test_one_that_is_killed_half_way(
             await until(at.exists)
             halted.kill()
         await ended(int(at.read_text()))
+        status = {"ended": 7, "lived": 137}[how]
+        for _ in range(2):
+            assert (pid, status) == answer(shim.delete_action("c"))[:2]
+            assert [] == shim.leftovers("c")
+
+
+# Where a removal without the runtime is cut short, of the shim's and of a `delete`'s.
+IN_NOTES = {
+    "half-of-the-notes": """
+from dunnage.drivers.runc import notes
+def die_amid(self):
+    names = sorted(os.listdir(self.state))
+    for name in names[len(names) // 2:]:
+        os.unlink(f"{self.state}/{name}")
+    die()
+notes.Notes.remove = die_amid
+""",
+    "an-empty-directory": """
+from dunnage.drivers.runc import notes
+def die_late(self):
+    for name in os.listdir(self.state):
+        os.unlink(f"{self.state}/{name}")
+    die()
+notes.Notes.remove = die_late
+""",
+    "notes": """
+from dunnage.drivers.runc import notes
+remove = notes.Notes.remove
+notes.Notes.remove = lambda self: remove(self) and die()
+""",
+}
+IN_A_SHIM = IN_NOTES | {
+    "nothing": """
+from dunnage.drivers.runc import container
+async def die_first(*_):
+    die()
+container.remove_empty_apart = die_first
+""",
+    "one-cgroup": """
+from dunnage.drivers.runc import container
+async def die_amid(_, paths):
+    next(filter(None, map(rmdir, paths)))
+    die()
+def rmdir(path):
+    if os.path.isdir(path):
+        os.rmdir(path)
+        return path
+container.remove_empty_apart = die_amid
+""",
+    "cgroups": """
+from dunnage.drivers.runc import container
+remove = container.remove_empty_apart
+async def remove_and_die(*given):
+    if await remove(*given):
+        die()
+container.remove_empty_apart = remove_and_die
+""",
+    "traces": """
+from dunnage.drivers.runc import container, traces
+forget = traces.forget
+traces.forget = lambda directory: (forget(directory), die())
+""",
+    "mounts": """
+from dunnage.drivers.runc import container
+unmount = container.unmount_recursive_apart
+async def unmount_and_die(*given):
+    await unmount(*given)
+    die()
+container.unmount_recursive_apart = unmount_and_die
+""",
+}
+IN_A_DELETE = IN_NOTES | {
+    "processes": """
+from dunnage.drivers.runc import traces
+end = traces.Traces.end_processes
+traces.Traces.end_processes = lambda *given: end(*given) and die()
+""",
+    "cgroups": """
+from dunnage.host import cgroups
+remove = cgroups.remove
+cgroups.remove = lambda paths: remove(paths) or (paths and die())
+""",
+    "mounts": """
+import dunnage.drivers.runc
+bury = sys.modules["dunnage.drivers.runc.bury"]
+unmount = bury.unmount_recursive
+bury.unmount_recursive = lambda path: (unmount(path), die())
+""",
+}
+
+
+@pytest.mark.parametrize("runtime", ["runc", "crun"])
+@pytest.mark.parametrize("removed", IN_A_SHIM)
+@in_loop
+async def test_a_shim_that_is_killed_half_way(
+    tmp_path: Path, runtime: str, removed: str
+) -> None:
+    """Whatever it had removed without its runtime, `delete` removes the rest."""
+    async with Shim(tmp_path, runtime=runtime) as shim:
+        shim.binary = altered(tmp_path, IN_A_SHIM[removed])
+        await shim.up("c", ["sh", "-c", "exit 7"])
+        created = await shim.call("c", "create")
+        server = (await shim.call("c", "connect")).shim_pid
+        await shim.call("c", "start")
+        assert 7 == (await shim.call("c", "wait")).exit_status
+        with pytest.raises(ConnectionBroken):
+            await shim.call("c", "delete")
+        await ended(server)
+        shim.binary = OURS
+        for _ in range(2):
+            assert (created.pid, 7) == answer(shim.delete_action("c"))[:2]
+            assert [] == shim.leftovers("c")
+
+
+@pytest.mark.parametrize("runtime", ["runc", "crun"])
+@pytest.mark.parametrize("how", ["lived", "ended"])
+@pytest.mark.parametrize("removed", IN_A_DELETE)
+@in_loop
+async def test_a_delete_that_is_killed_half_way(
+    tmp_path: Path, runtime: str, how: str, removed: str
+) -> None:
+    """The same of what a `delete` has left that was killed: the next one ends well."""
+    async with Shim(tmp_path, runtime=runtime) as shim:
+        script = "exit 7" if how == "ended" else "exec sleep 1000"
+        await shim.up("c", ["sh", "-c", script])
+        pid = (await shim.call("c", "create")).pid
+        await shim.call("c", "start")
+        if how == "ended":
+            await shim.call("c", "wait")
+        await shim.kill_shim("c")
+        shim.binary = altered(tmp_path, IN_A_DELETE[removed])
+        assert -signal.SIGKILL == shim.delete_action("c").returncode
+        shim.binary = OURS
         status = {"ended": 7, "lived": 137}[how]
         for _ in range(2):
             assert (pid, status) == answer(shim.delete_action("c"))[:2]
