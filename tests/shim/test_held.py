@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import subprocess
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from dunnage.host.stdio.fd import unread_bytes
 
+from .altered import altered
 from .harness import Shim, ended, in_loop, is_alive, proc_status, spec, until
+from .test_daemon import socket_of
 from .test_terminal import terminal_spec
 
 pytestmark = pytest.mark.slow
@@ -178,6 +183,90 @@ async def test_a_reader_that_is_gone_for_good(tmp_path: Path) -> None:
         log = shim.log("c")
         assert "bytes of output unread" in log
         assert "bytes of its output were never read" in log
+
+
+@in_loop
+async def test_a_reader_that_is_silent_for_too_long(tmp_path: Path) -> None:
+    """output-held: after a stated time the shim says so and leaves, socket first."""
+    (tmp_path / "s").mkdir()
+    limit = (
+        "from dunnage.host.stdio import held\nheld.Held.__init__.__defaults__ = (2,)"
+    )
+    async with Shim(tmp_path / "s", altered(tmp_path, limit)) as shim:
+        reader = Reader(tmp_path / "out")
+        pid = await killed_and_deleted(shim, reader)
+        await shim.call("c", "shutdown")
+        assert not socket_of(shim, "c").exists()
+        assert is_alive(pid)
+        await ended(pid)
+        assert "bytes of its output were never read" in shim.log("c")
+        # It has the rest of the fifo: that goes with its last descriptor only.
+        await until(reader.read)
+        assert reader.counted()
+        os.close(reader.fd)
+        assert [] == await shim.gone("c")
+
+
+ENDLESS = "from dunnage.shim import service\nservice.DRAIN_LIMIT_S = 1.5\n"
+
+
+@RUNTIMES
+@pytest.mark.parametrize("exec_id", ["", "e"], ids=["init", "exec"])
+@in_loop
+async def test_output_without_end(tmp_path: Path, runtime: str, exec_id: str) -> None:
+    """Somebody has the stdout and writes for ever: Delete answers at its limit.
+
+    Of an exec it is a child that it has left; of init, whose others die with it, one
+    outside.
+    """
+    (tmp_path / "s").mkdir()
+    binary = altered(tmp_path, ENDLESS, _LEAVING_DRAIN_S=0.5)
+    out = tmp_path / "out"
+    os.mkfifo(out)
+    async with Shim(tmp_path / "s", binary, runtime=runtime) as shim:
+        with contextlib.ExitStack() as stack:
+            argv = f"exec cat {out} >/dev/null"
+            reader = stack.enter_context(subprocess.Popen(["sh", "-c", argv]))
+            stack.callback(reader.kill)
+            child = "(yes & ) ; exit 4" if exec_id else "read x; exit 4"
+            script = ["sh", "-c", child]
+            fields: dict[str, Any] = {"stdout": str(out)}
+            os.mkfifo(tmp_path / "in")
+            if not exec_id:
+                fields["stdin"] = str(tmp_path / "in")
+            await shim.up("c", ["sleep", "1000"] if exec_id else script)
+            pid = (await shim.call("c", "create", **({} if exec_id else fields))).pid
+            server = (await shim.call("c", "connect")).shim_pid
+            await shim.call("c", "start")
+            if exec_id:
+                await shim.exec("c", exec_id, script, **fields)
+                await shim.call("c", "start", exec_id=exec_id)
+            else:
+                argv = f"exec yes >/proc/{pid}/fd/1"
+                other = stack.enter_context(subprocess.Popen(["sh", "-c", argv]))
+                stack.callback(other.kill)
+                await until(lambda: b"yes" in cmdline(other.pid))
+                (tmp_path / "in").write_text("\n")
+            waited = await shim.call("c", "wait", exec_id=exec_id)
+            assert 4 == waited.exit_status
+            began = time.monotonic()
+            deleted = await shim.call("c", "delete", exec_id=exec_id)
+            assert 4 == deleted.exit_status
+            # Far from the limit that is not ours.
+            assert 1.5 <= time.monotonic() - began < 7
+            if exec_id:
+                await shim.call("c", "kill", signal=9)
+                await shim.call("c", "wait")
+                await shim.call("c", "delete")
+            await shim.call("c", "shutdown")
+            assert not socket_of(shim, "c").exists()
+            await ended(server)
+            assert [] == await shim.gone("c")
+
+
+def cmdline(pid: int) -> bytes:
+    """Return what a process is."""
+    return Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0]
 
 
 @in_loop
