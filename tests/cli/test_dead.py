@@ -222,6 +222,28 @@ def test_killed_during_create(cli: Cli, tmp_path: Path, when: str) -> None:
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("is_attended", [True, False])
+def test_killed_during_start(
+    cli: Cli, tmp_path: Path, when: str, is_attended: bool
+) -> None:
+    """delete-then-speak: it was created, and perhaps ran: `run` says how it ended."""
+    runtime = wrapped(tmp_path, "start", when)
+    how = "--rm" if is_attended else "-d"
+    run = (how, "--oci-runtime", runtime, "c", "--", "sleep", "1000")
+    with stopping(tmp_path, cli.run_argv(*run)) as process:
+        wait_until(lambda: cli.topics() == ["create"], "the create is said")
+        kill_shims(cli, starts=0)
+        assert process.wait(LIMIT_S) == (137 if is_attended else 125)
+        assert process.stderr.read().count(b"\n") == 1
+        if cli.runtime.startswith("io."):
+            assert pids_with(str(tmp_path)) == []
+            assert left(cli) == []
+    # The start was never said, so it may not have been.
+    assert cli.topics() == ["create", "exit", "delete"]
+    assert statuses(cli) == [137, 137]
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
 def test_killed_during_the_start_of_an_exec(
     cli: Cli, tmp_path: Path, when: str
 ) -> None:
@@ -386,16 +408,73 @@ def test_a_paused_one(cli: Cli) -> None:
     assert left(cli) == []
 
 
-def test_a_pod(cli: Cli, tmp_path: Path) -> None:
-    """All members are told and buried, also when a new shim listens in its place."""
+@pytest.mark.parametrize("is_paused", [True, False])
+def test_with_the_host_s_pids(cli: Cli, tmp_path: Path, is_paused: bool) -> None:
+    """All its processes end, not only init, and an exec's with them."""
+    script = "sleep 1000 & echo ready; sleep 1000"
+    config = spec(["sh", "-c", script], root={"path": str(cli.rootfs)})
+    namespaces = config["linux"]["namespaces"]
+    config["linux"] = {"namespaces": [it for it in namespaces if it["type"] != "pid"]}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    argv = cli.argv("run", "--rm", "--runtime", cli.runtime, "--bundle", tmp_path, "c")
+    with subprocess.Popen(
+        argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"ready\n"
+            groups = cgroups_named(f"{cli.places.cgroup}/c")
+            members = {
+                int(pid)
+                for group in groups
+                for pid in (group / "cgroup.procs").read_text().split()
+            }
+            assert len(members) > 1
+            if is_paused:
+                assert cli("pause", "c").returncode == 0
+            kill_shims(cli)
+            process.communicate(timeout=LIMIT_S)
+        finally:
+            process.kill()
+    assert process.returncode == 137
+    for pid in members:
+        wait_until(lambda pid=pid: not Path(f"/proc/{pid}").exists(), "all end")  # type: ignore[misc]
+    assert [topic for topic in cli.topics() if topic != "paused"] == LIFE
+    assert left(cli) == []
+
+
+def pod(cli: Cli, directory: Path) -> tuple[object, ...]:
+    """Return how to run a container that is one of a pod."""
     config = spec(
         ["sleep", "1000"],
         annotations={"io.containerd.runc.v2.group": "pod"},
         root={"path": str(cli.rootfs)},
     )
     del config["linux"]["cgroupsPath"]
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    run = ("run", "-d", "--runtime", cli.runtime, "--bundle", tmp_path)
+    (directory / "config.json").write_text(json.dumps(config))
+    return ("run", "-d", "--runtime", cli.runtime, "--bundle", directory)
+
+
+@OURS
+def test_a_pod_when_delete_kills(dying: Cli, tmp_path: Path) -> None:
+    """buried-once: one is told by who removes it, its sibling by the next command."""
+    run = pod(dying, tmp_path)
+    for name in ("c", "d"):
+        assert dying(*run, name).returncode == 0
+    assert dying("rm", "-f", "c").returncode == 0
+    wait_until(lambda: not dying.shims(), "the shim is gone")
+    assert dying.ps() == {}
+    said = map(json.loads, dying("events", "--json").stdout.splitlines())
+    told = [(it["event"]["container_id"], it["topic"][7:]) for it in said]
+    for name in ("c", "d"):
+        assert [topic for id_, topic in told if id_ == name] == LIFE
+    assert statuses(dying) == [137] * 4
+    assert left(dying) == []
+
+
+def test_a_pod(cli: Cli, tmp_path: Path) -> None:
+    """All members are told and buried, also when a new shim listens in its place."""
+    run = pod(cli, tmp_path)
     for name in ("c", "d"):
         assert cli(*run, name).returncode == 0
     assert len(cli.shims()) == 1

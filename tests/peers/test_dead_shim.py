@@ -14,10 +14,13 @@ import subprocess
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from textwrap import indent
 from typing import TypeAlias
 
 import pytest
 from tests.machine import cgroups_named, pids_with
+from tests.shim.altered import altered
+from tests.shim.test_delete import IN_A_SHIM
 
 from dunnage.bootstrap import address
 
@@ -230,7 +233,7 @@ def test_during_create(containerd: Containerd, whose: str, where: str) -> None:
 
 
 @BOTH
-@pytest.mark.parametrize("situation", ["created", "running", "paused"])
+@pytest.mark.parametrize("situation", ["created", "started", "running", "paused"])
 @pytest.mark.parametrize("pid_namespace", [("pid",), ()], ids=["own-pids", "host-pids"])
 def test_with_a_container(
     containerd: Containerd,
@@ -242,8 +245,8 @@ def test_with_a_container(
     stage = Stage(containerd, whose)
     words = config(stage, "c", (*pid_namespace, "ipc", "uts", "mount"))
     with containerd.events() as events, contextlib.ExitStack() as stack:
-        if situation == "created":
-            stage.stop("before", "start")
+        if situation in ("created", "started"):
+            stage.stop("before" if situation == "created" else "after", "start")
             stack.enter_context(stage.calling(*stage.run_argv("c", *words)))
             stage.stopped()
         else:
@@ -264,18 +267,18 @@ def test_with_a_container(
 
 
 @BOTH
-@pytest.mark.parametrize("situation", ["starting", "running"])
+@pytest.mark.parametrize("situation", ["starting", "started", "running"])
 def test_with_an_exec(containerd: Containerd, whose: str, situation: str) -> None:
     """Of an exec nothing is said, and nothing is left either; its client is told."""
     stage = Stage(containerd, whose)
     containerd.ctr(*stage.run_argv("c", *config(stage, "c", ("ipc", "mount"))))
-    if situation == "starting":
-        stage.stop("before", "exec")
+    if situation != "running":
+        stage.stop("before" if situation == "starting" else "after", "exec")
     count = len(in_cgroup(containerd, "c"))
     exec_ = ["task", "exec", "--exec-id", "e", "c", "sleep", "2000"]
     with containerd.events() as events:
         with stage.calling(*exec_) as ended:
-            if situation == "starting":
+            if situation != "running":
                 stage.stopped()
             else:
                 wait_for("the exec", lambda: len(in_cgroup(containerd, "c")) > count)
@@ -315,6 +318,29 @@ def test_during_delete(containerd: Containerd, whose: str, where: str) -> None:
     # The stock shim's `delete` does not know what its server knew.
     assert said == ([7, 7, 7] if whose == OURS else [7, 137, 137])
     assert whose == STOCK or left == []
+
+
+@pytest.mark.parametrize("removed", IN_A_SHIM)
+def test_amid_a_delete_without_the_runtime(
+    containerd: Containerd, removed: str
+) -> None:
+    """It kills itself between two steps of its own removal: nothing is left at all."""
+    stage = Stage(containerd, OURS)
+    # Not in the daemon's `delete`, which has to do the rest.
+    fault = "if 'delete' not in sys.argv:\n" + indent(IN_A_SHIM[removed], "    ")
+    link = containerd.directory / "bin/containerd-shim-runc-v2"
+    link.unlink()
+    link.symlink_to(altered(containerd.directory, fault))
+    with containerd.events() as events:
+        containerd.ctr("run", "-d", IMAGE, "c", "sh", "-c", "exit 7")
+        wait_for("the exit", lambda: "exit" in events.topics("c"))
+        containerd.ctr("task", "delete", "c", check=False)
+        wait_for("the end", lambda: "delete" in events.topics("c"))
+        left = stage.left()
+        tasks = events.tasks()
+    assert [topic for topic, _ in tasks][-3:] == ["exit", "exit", "delete"]
+    assert [fields["exit_status"] for _, fields in tasks[-3:]] == [7, 7, 7]
+    assert left == []
 
 
 @BOTH
@@ -362,6 +388,51 @@ def test_with_a_sibling(containerd: Containerd, whose: str) -> None:
         topics = [events.topics(name) for name in ("c", "d")]
     sweep(stage)
     assert topics == [["exit", "delete"]] * 2
+    assert whose == STOCK or left == []
+
+
+@BOTH
+@pytest.mark.parametrize("situation", ["start", "exec", "paused", "delete"])
+def test_at_a_stage_beside_a_sibling(
+    containerd: Containerd, whose: str, situation: str
+) -> None:
+    """Whatever it was at with one of its containers, the sibling is told and buried."""
+    stage = Stage(containerd, whose)
+    group = {"io.containerd.runc.v2.group": "pod"}
+    words = config(stage, "d", annotations=group)
+    containerd.ctr(*stage.run_argv("d", *words))
+    args = ["sh", "-c", "exit 7"] if situation == "delete" else ["sleep", "1000"]
+    process = {"user": {"uid": 0, "gid": 0}, "args": args, "cwd": "/"}
+    process["env"] = ["PATH=/bin"]
+    run = stage.run_argv("c", *config(stage, "c", annotations=group, process=process))
+    with containerd.events() as events, contextlib.ExitStack() as stack:
+        if situation == "start":
+            stage.stop("before", "start")
+            stack.enter_context(stage.calling(*run))
+            stage.stopped()
+        else:
+            containerd.ctr(*run)
+        if situation == "exec":
+            stage.stop("before", "exec")
+            argv = ["task", "exec", "--exec-id", "e", "c", "sleep", "2000"]
+            stack.enter_context(stage.calling(*argv))
+            stage.stopped()
+        elif situation == "paused":
+            containerd.ctr("task", "pause", "c")
+        elif situation == "delete":
+            wait_for("the exit", lambda: "exit" in events.topics("c"))
+            stage.stop("before", "delete")
+            stack.enter_context(stage.calling("task", "delete", "c"))
+            stage.stopped()
+        stage.kill_shims()
+        for name in ("c", "d"):
+            wait_for("the end", lambda name=name: "delete" in events.topics(name))  # type: ignore[misc]
+        left = stage.left()
+        topics = [events.topics(name) for name in ("c", "d")]
+    sweep(stage)
+    assert topics[1] == ["exit", "delete"]
+    assert topics[0][-2:] == ["exit", "delete"]
+    assert topics[0].count("exit") == (2 if situation == "delete" else 1)
     assert whose == STOCK or left == []
 
 

@@ -27,7 +27,7 @@ from dunnage.host.procs.peer import maybe_peer
 from . import bundles, dead
 from .client import Exit
 from .lock import locked
-from .presence import Presence, presence
+from .presence import Presence, gone, presence
 from .tidy import tidy
 
 if TYPE_CHECKING:
@@ -43,6 +43,8 @@ _DEATH_LIMIT_S: Final = 10.0
 # A shim that leaves first says what it still has to say.
 _LEAVE_LIMIT_S: Final = 5.0
 _LOOK_S: Final = 0.1
+# Of one that dies, sockets are gone before its process is.
+_MOMENT_S: Final = 1.0
 # What containerd reports when not even the shim's `delete` knows.
 _UNKNOWN_STATUS: Final = 255
 
@@ -207,25 +209,29 @@ async def _is_serving(bundle: Bundle, shim: Shim) -> bool:
 
 async def _is_dead(bundle: Bundle, shim: Shim) -> bool:
     """Tell whether nothing more can come from the shim."""
+    namespace = shim.places.namespace
     with suppress(DunnageError):
-        return await presence(bundle, shim.places.namespace) is Presence.GONE
+        found = await presence(bundle, namespace)
+        if found is Presence.LEAVING:
+            return await gone(bundle, namespace, limit_s=_MOMENT_S)
+        return found is Presence.GONE
     return False
 
 
 async def _is_gone(process_fd: int, limit_s: float) -> bool:
     loop = asyncio.get_running_loop()
-    gone = loop.create_future()
+    ended = loop.create_future()
 
     def note() -> None:
         loop.remove_reader(process_fd)
-        gone.set_result(None)
+        ended.set_result(None)
 
     loop.add_reader(process_fd, note)
     try:
-        await asyncio.wait([gone], timeout=limit_s)
+        await asyncio.wait([ended], timeout=limit_s)
     finally:
         loop.remove_reader(process_fd)
-    return gone.done()
+    return ended.done()
 
 
 async def _maybe_clean_up(shim: Shim, bundle: Bundle) -> Exit | None:
