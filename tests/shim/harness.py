@@ -152,6 +152,9 @@ class Shim:
         for bundle in self.bundles.iterdir():
             with contextlib.suppress(Exception):
                 self.delete_action(bundle.name)
+            for group in cgroups_named(cgroup_of(bundle) or "none"):
+                with contextlib.suppress(OSError):
+                    group.rmdir()
             where = address.socket_address(self.address, self.namespace, bundle.name)
             Path(address.unix_name(where)).unlink(missing_ok=True)
         await self._server.close()
