@@ -25,7 +25,8 @@ class FakeShim:
     ) -> None:
         self.calls: list[str] = []
         self.on_shutdown: Callable[[], None] = lambda: None
-        path = str(bundle.path / "sock")
+        self._path = bundle.path / "sock"
+        path = str(self._path)
         listener = socket.socket(socket.AF_UNIX)
         listener.bind(path)
         listener.listen()
@@ -39,6 +40,11 @@ class FakeShim:
             self._server.register(method, getattr(self, f"_{method.name.lower()}"))
         self._server.listen_on(listener)
         endpoint.write(str(bundle.path), endpoint.Endpoint(f"unix://{path}"))
+
+    def withdraw(self) -> None:
+        """Listen no more."""
+        self._path.unlink()
+        self._server.stop_listening()
 
     async def close(self) -> None:
         """Stop serving."""

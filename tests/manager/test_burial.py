@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from tests.manager.fake_shim import FakeShim
 
+from dunnage.api.events_pb2 import TaskCreate
+from dunnage.api.topics import TOPICS
+from dunnage.bootstrap import bundle as files
 from dunnage.bootstrap import endpoint
 from dunnage.errors import NotFound, Unknown
+from dunnage.host.procs.identity import Identity
 from dunnage.manager import bundles, burial
 from dunnage.manager.burial import bury
 from dunnage.manager.client import Exit, Task
+from dunnage.manager.eventlog import Reader, Record
 from dunnage.manager.inbox import Inbox
 from dunnage.manager.launch import Shim
 
@@ -246,6 +253,45 @@ def test_a_shim_that_another_joins(
         await fake.close()
 
     asyncio.run(scenario())
+
+
+def test_one_that_dies_of_shutdown(
+    places: Places, bundle: Bundle, process: subprocess.Popen[bytes], tmp_path: Path
+) -> None:
+    """dead-is-gone: its socket goes before it does; then what it has not said is."""
+    binary = tmp_path / "shim"
+    binary.write_text("#!/bin/sh\n")
+    binary.chmod(0o755)
+    shim = Shim(binary, places)
+    identity = Identity.of(process.pid)
+    (bundle.path / files.SHIM).write_text(json.dumps(identity._asdict()))
+    name = TaskCreate.DESCRIPTOR.full_name
+    value = TaskCreate(container_id="c").SerializeToString()
+
+    async def scenario() -> None:
+        fake = FakeShim(bundle, process.pid)
+        other = bundles.create(places, "other", b"{}")  # of the same pod: nobody waits
+        found = endpoint.read(str(bundle.path))
+        assert found is not None
+        endpoint.write(str(other.path), found)
+
+        def die() -> None:
+            fake.withdraw()
+            asyncio.get_running_loop().call_later(0.3, process.kill)
+
+        fake.on_shutdown = die
+        async with Inbox(places) as inbox:
+            now_ns = time.time_ns()
+            topic = TOPICS[name]
+            await inbox.say(Record(now_ns, places.namespace, topic, name, value))
+            task = await Task.connect(bundle, places.namespace)
+            exit_ = await bury(shim, bundle, task, inbox)
+        assert exit_[:2] == (7, 3)
+        await fake.close()
+
+    asyncio.run(scenario())
+    topics = [record.topic for record in Reader(places.event_log).read()]
+    assert topics == ["/tasks/create", "/tasks/exit", "/tasks/delete"]
 
 
 def test_without_a_shim(places: Places, bundle: Bundle, shim: Shim) -> None:

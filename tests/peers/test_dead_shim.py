@@ -437,13 +437,16 @@ def test_at_a_stage_beside_a_sibling(
 
 
 @BOTH
-def test_during_create_beside_a_sibling(containerd: Containerd, whose: str) -> None:
+@pytest.mark.parametrize("where", ["before", "after"])
+def test_during_create_beside_a_sibling(
+    containerd: Containerd, whose: str, where: str
+) -> None:
     """The create fails without an event; the sibling is told and buried."""
     stage = Stage(containerd, whose)
     group = {"io.containerd.runc.v2.group": "pod"}
     words = {name: config(stage, name, annotations=group) for name in ("c", "d")}
     containerd.ctr(*stage.run_argv("c", *words["c"]))
-    stage.stop("after", "create")
+    stage.stop(where, "create")
     with containerd.events() as events:
         with stage.calling(*stage.run_argv("d", *words["d"])) as ended:
             stage.stopped()
