@@ -8,12 +8,20 @@ import signal
 import tempfile
 from pathlib import Path
 
+import pytest
+from tests.compatibility import Recorder
 from tests.machine import end_forkservers
 
 from dunnage.bootstrap import warm
 
 
-def pytest_configure() -> None:
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Offer to write a page of what works under which peer."""
+    text = "write what works under which peer, as a page"
+    parser.addoption("--compatibility", metavar="FILE", type=Path, help=text)
+
+
+def pytest_configure(config: pytest.Config) -> None:
     """Take SIGINT and SIGQUIT back, and have fork servers of our own.
 
     A shell ignores them for what it runs in the background, and that is inherited.
@@ -22,6 +30,8 @@ def pytest_configure() -> None:
     signal.signal(signal.SIGQUIT, signal.SIG_DFL)
     directory = tempfile.mkdtemp(prefix="dunnage-forkserver-")
     os.environ[warm.DIRECTORY_VARIABLE] = directory
+    if path := config.getoption("--compatibility"):
+        config.pluginmanager.register(Recorder(path))
 
 
 def pytest_unconfigure() -> None:

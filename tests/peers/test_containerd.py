@@ -53,6 +53,7 @@ def nothing_is_left(daemon: Containerd) -> None:
 
 
 @EACH_WAY
+@pytest.mark.feature("run: output and exit status", "events in order")
 def test_run_gives_output_and_exit_code(containerd: Containerd, way: list[str]) -> None:
     """``ctr run --rm`` prints what the container prints and exits as it does."""
     command = ["sh", "-c", "echo out; echo err >&2; exit 7"]
@@ -67,6 +68,7 @@ def test_run_gives_output_and_exit_code(containerd: Containerd, way: list[str]) 
 
 
 @EACH_WAY
+@pytest.mark.feature("stdin")
 def test_stdin_is_piped_in(containerd: Containerd, way: list[str]) -> None:
     """What goes into ctr comes out of the container, to the last byte."""
     data = bytes(range(256)) * 4096
@@ -76,6 +78,7 @@ def test_stdin_is_piped_in(containerd: Containerd, way: list[str]) -> None:
 
 
 @EACH_WAY
+@pytest.mark.feature("detached tasks, ps, exec, kill, delete", "events in order")
 def test_a_detached_task_and_what_ctr_does_with_it(
     containerd: Containerd, way: list[str]
 ) -> None:
@@ -101,6 +104,30 @@ def test_a_detached_task_and_what_ctr_does_with_it(
     nothing_is_left(containerd)
 
 
+@pytest.mark.feature("pause and resume", "events in order")
+@EACH_WAY
+def test_a_task_is_paused(containerd: Containerd, way: list[str]) -> None:
+    """It is listed as such, takes no exec, and goes on afterwards."""
+    with containerd.events() as events:
+        containerd.ctr("run", "-d", *way, IMAGE, "c", "sleep", "1000")
+        containerd.ctr("task", "pause", "c")
+        assert "PAUSED" in _list(containerd)
+        exec_ = ["task", "exec", "--exec-id", "e", "c", "true"]
+        assert containerd.ctr(*exec_, check=False).returncode != 0
+        containerd.ctr("task", "resume", "c")
+        assert "RUNNING" in _list(containerd)
+        assert containerd.ctr(*exec_).returncode == 0
+        containerd.ctr("task", "kill", "-s", "KILL", "c")
+        wait_for("the exit", lambda: "STOPPED" in _list(containerd))
+        containerd.ctr("task", "delete", "c", check=False)
+        expected = ["create", "start", "paused", "resumed", "exec-added"]
+        expected += ["exec-started", "exit e", "delete e", "exit", "delete"]
+        wait_for("the events", lambda: len(events.topics("c")) >= len(expected))
+    assert events.topics("c") == expected
+    containerd.ctr("container", "delete", "c")
+    nothing_is_left(containerd)
+
+
 def _list(containerd: Containerd) -> str:
     return containerd.ctr("task", "ls").stdout.decode()
 
@@ -114,6 +141,7 @@ def _list(containerd: Containerd) -> str:
         ("/etc/plain", "permission denied"),
     ],
 )
+@pytest.mark.feature("clear errors")
 def test_a_command_that_cannot_run_is_a_clear_error(
     containerd: Containerd, command: str, text: str
 ) -> None:
@@ -128,6 +156,7 @@ def test_a_command_that_cannot_run_is_a_clear_error(
 
 
 @EACH
+@pytest.mark.feature("clear errors")
 def test_an_unknown_runtime_binary_is_a_clear_error(containerd: Containerd) -> None:
     """The program is named; nothing is left."""
     run = ["run", "--rm", "--runc-binary", "/no/such/runc", IMAGE, "c", "true"]
@@ -139,6 +168,7 @@ def test_an_unknown_runtime_binary_is_a_clear_error(containerd: Containerd) -> N
 
 
 @EACH
+@pytest.mark.feature("exits during an outage are told")
 def test_the_daemon_is_killed_while_tasks_exit(containerd: Containerd) -> None:
     """Tasks that end during an outage are told in order, once, when it is over.
 
@@ -180,6 +210,7 @@ def _pid(containerd: Containerd, name: str) -> str:
 
 
 @EACH
+@pytest.mark.feature("a shim that is killed leaves nothing")
 def test_a_killed_shim_is_reported_and_buried(containerd: Containerd) -> None:
     """The daemon says the exit of a task whose shim was killed; nothing is left."""
     containerd.ctr("run", "-d", *BY_NAME, IMAGE, "c", "sleep", "1000")

@@ -27,6 +27,7 @@ def unread(fd: int) -> int:
 
 
 @EACH_WAY
+@pytest.mark.feature("unread output outlives the container")
 def test_it_is_read_after_the_container(
     containerd: Containerd, way: list[str], tmp_path: Path
 ) -> None:

@@ -63,6 +63,7 @@ async def exits_of_execs(address: str) -> None:
     [("containerd-1.6", False), ("containerd-1.6", True), ("containerd-2.1", False)],
     indirect=["containerd"],
 )
+@pytest.mark.feature("exits during an outage are told")
 def test_a_hundred_exits_during_an_outage(containerd: Containerd, hangs: bool) -> None:
     """fifo: all is forwarded when the daemon is back, each kind as often as it was.
 

@@ -23,6 +23,7 @@ def shims(daemon: Containerd) -> list[int]:
     return pids_with(f"-namespace {daemon.namespace}".replace(" ", "\0"))
 
 
+@pytest.mark.feature("pods")
 def test_a_pod_has_one_shim(containerd: Containerd) -> None:
     """Two containers, one process; it stays for the second and leaves with it."""
     for name in ("a", "b"):
@@ -43,6 +44,7 @@ def _status(daemon: Containerd, name: str) -> str:
     return next(line.split()[2] for line in lines if line.startswith(f"{name} "))
 
 
+@pytest.mark.feature("pods")
 def test_members_come_while_others_leave(containerd: Containerd) -> None:
     """kept-for-those-who-come: each run has its shim, its status, and its events."""
 

@@ -165,6 +165,7 @@ def deleted(daemon: Containerd, name: str) -> int:
 
 
 @pytest.mark.parametrize("containerd", VERSIONS, indirect=True)
+@pytest.mark.feature("restart with tasks of every state")
 def test_what_a_restart_leaves(containerd: Containerd) -> None:
     """Ours loses nothing; what the stock shim loses is stated."""
     tasks = Tasks(containerd)
@@ -185,6 +186,7 @@ def test_what_a_restart_leaves(containerd: Containerd) -> None:
 
 
 @pytest.mark.parametrize("containerd", VERSIONS, indirect=True)
+@pytest.mark.feature("changing to and from the stock shim over a restart")
 def test_each_in_the_others_place(containerd: Containerd) -> None:
     """Over a restart of the daemon, tasks of both are reloaded, used and deleted."""
     for whose in ("stock", "ours", "stock"):

@@ -33,6 +33,7 @@ def interrupt_and_leave(seat: Seat) -> None:
 
 
 @EACH_WAY
+@pytest.mark.feature("terminals")
 def test_run_and_exec_a_shell(containerd: Containerd, way: list[str]) -> None:
     """``ctr run -t`` and ``ctr task exec -t`` are shells in our terminal."""
     run = containerd.command("run", "--rm", "-t", *way, IMAGE, "c", "sh")
@@ -47,6 +48,7 @@ def test_run_and_exec_a_shell(containerd: Containerd, way: list[str]) -> None:
 
 
 @EACH_WAY
+@pytest.mark.feature("detach and attach")
 def test_detach_and_attach(containerd: Containerd, way: list[str]) -> None:
     """A client that is killed takes nothing with it; another one goes on."""
     with seated(containerd.command("run", "-t", *way, IMAGE, "c", "sh")) as seat:
@@ -65,6 +67,7 @@ def test_detach_and_attach(containerd: Containerd, way: list[str]) -> None:
 
 
 @EACH_WAY
+@pytest.mark.feature("terminals")
 def test_a_burst(containerd: Containerd, way: list[str]) -> None:
     """20 MB come through a container's terminal and ctr's to the last byte."""
     script = "stty -opost; yes 0123456789 | head -c 20000000; echo; echo end"
