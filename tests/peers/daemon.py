@@ -58,6 +58,12 @@ def peer(name: str, program: str) -> Path:
     return path
 
 
+def errors(done: subprocess.CompletedProcess[bytes]) -> list[bytes]:
+    """Return the lines on stderr, but for ctr's own: today's warns of cgroup v1."""
+    lines = done.stderr.splitlines()
+    return [line for line in lines if b"deprecated since" not in line]
+
+
 def wait_for(
     what: str, condition: Callable[[], bool], limit_s: float = LIMIT_S
 ) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from tests.machine import cgroups_named, pids_with
 
-from .daemon import IMAGE, OLDEST, VERSIONS, Containerd, wait_for
+from .daemon import IMAGE, OLDEST, VERSIONS, Containerd, errors, wait_for
 
 pytestmark = pytest.mark.slow
 
@@ -60,9 +60,7 @@ def test_run_gives_output_and_exit_code(containerd: Containerd, way: list[str]) 
     with containerd.events() as events:
         done = containerd.ctr("run", "--rm", *way, IMAGE, "c", *command, check=False)
         wait_for("the events", lambda: len(events.topics("c")) >= len(LIFE))
-    # A ctr of today complains about cgroup v1.
-    errors = [line for line in done.stderr.splitlines() if b"deprecated" not in line]
-    assert (done.returncode, done.stdout, errors) == (7, b"out\n", [b"err"])
+    assert (done.returncode, done.stdout, errors(done)) == (7, b"out\n", [b"err"])
     assert events.topics("c") == LIFE
     nothing_is_left(containerd)
 

@@ -1,4 +1,4 @@
-"""Containers of one pod under a real containerd 1.6."""
+"""Containers of one pod under a real containerd."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from tests.machine import pids_with
 
-from .daemon import IMAGE, Containerd, wait_for
-from .test_containerd import BY_NAME, LIFE, nothing_is_left
+from .daemon import IMAGE, Containerd, errors, wait_for
+from .test_containerd import BY_NAME, EACH, LIFE, nothing_is_left
 
 pytestmark = pytest.mark.slow
 
@@ -24,6 +24,7 @@ def shims(daemon: Containerd) -> list[int]:
 
 
 @pytest.mark.feature("pods")
+@EACH
 def test_a_pod_has_one_shim(containerd: Containerd) -> None:
     """Two containers, one process; it stays for the second and leaves with it."""
     for name in ("a", "b"):
@@ -45,6 +46,7 @@ def _status(daemon: Containerd, name: str) -> str:
 
 
 @pytest.mark.feature("pods")
+@EACH
 def test_members_come_while_others_leave(containerd: Containerd) -> None:
     """kept-for-those-who-come: each run has its shim, its status, and its events."""
 
@@ -68,7 +70,7 @@ def test_members_come_while_others_leave(containerd: Containerd) -> None:
             )
     for worker, runs in enumerate(ended):
         for run in runs:
-            said = (run.returncode, run.stdout, run.stderr)
-            assert (10 + worker, f"{worker}\n".encode(), b"") == said
+            said = (run.returncode, run.stdout, errors(run))
+            assert (10 + worker, f"{worker}\n".encode(), []) == said
     assert [LIFE] * len(names) == [events.topics(name) for name in names]
     nothing_is_left(containerd)
