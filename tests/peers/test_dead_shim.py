@@ -214,12 +214,16 @@ def sweep(stage: Stage) -> None:
 
 @BOTH
 @pytest.mark.parametrize("where", ["before", "after"])
-def test_during_create(containerd: Containerd, whose: str, where: str) -> None:
+@pytest.mark.parametrize("pids", ["own-pids", "host-pids"])
+def test_during_create(
+    containerd: Containerd, whose: str, where: str, pids: str
+) -> None:
     """Create is an error and no event; of ours nothing is left, nor comes later."""
     stage = Stage(containerd, whose)
+    words = config(stage, "c", ("ipc", "mount")) if pids == "host-pids" else ()
     stage.stop(where, "create")
     with containerd.events() as events:
-        with stage.calling(*stage.run_argv("c")) as ended:
+        with stage.calling(*stage.run_argv("c", *words)) as ended:
             stage.stopped()
             stage.kill_shims()
             done = ended()
