@@ -86,6 +86,8 @@ class Stage:
     def stopped(self) -> None:
         """Wait until it has; it will not stop again."""
         wait_for("the runtime", (self.daemon.directory / "stopped").exists)
+        # Or a test that ends it would look for it too early.
+        wait_for("its stop", lambda: bool(pids_with(self.parked)))
         for file in self.daemon.directory.glob("stop*"):
             file.unlink()
 
