@@ -32,6 +32,7 @@ from .conversation import (
     parent,
     place,
     servers,
+    spare,
     working,
 )
 from .harness import Shim, ended, in_loop, is_alive, proc_status, spec, until
@@ -530,6 +531,59 @@ async def test_a_server_killed_over_and_over(tmp_path: Path, directory: Path) ->
         assert sorted(shims) == sorted(pids_with(shim.namespace))
         await shim.up("next")
         await shim_pid(shim, "next")
+
+
+def held_by(pid: int) -> tuple[list[str], int]:
+    """Return what a process has open, without numbers, and its memory in kB."""
+    proc = Path(f"/proc/{pid}")
+    links = [re.sub(r"\d+", "N", os.readlink(fd)) for fd in (proc / "fd").iterdir()]
+    rollup = (proc / "smaps_rollup").read_text()
+    return sorted(links), int(re.findall(r"\nAnonymous: +(\d+) kB", rollup)[0])
+
+
+@pytest.mark.slow
+@in_loop
+async def test_a_server_does_not_grow(tmp_path: Path, directory: Path) -> None:
+    """no-growth: hundreds of starts, good and bad, leave it as it was."""
+    async with Shim(tmp_path, environment=environment(directory)) as shim:
+
+        async def one(name: str, number: int) -> None:
+            kind = number % 5
+            shim.bundle(name, "no JSON" if kind == 1 else spec(["true"]))
+            if kind == 2:  # somebody leaves in the midst of a request
+                with Conversation.start(shim, directory, name) as talk:
+                    talk.ask_half()
+            done = await asyncio.to_thread(shim.start_action, name)
+            if kind == 1:
+                assert 1 == done.returncode
+                shim.close_log(name)
+                shutil.rmtree(shim.bundles / name)
+                return
+            await shim.connect(name, done.stdout)
+            await shim.call(name, "shutdown")
+            shim.bury(name)
+
+        async def lives(prefix: str, count: int) -> None:
+            numbers = iter(range(count))
+
+            async def some() -> None:
+                for number in numbers:
+                    await one(f"{prefix}{number}", number)
+
+            await asyncio.gather(*(some() for _ in range(4)))
+            await until(lambda: not pids_with(shim.namespace))
+            await until(lambda: not working(server) and spare(server))
+
+        await shim.up("first")
+        (server,) = servers(directory)
+        await shim.call("first", "shutdown")
+        await lives("w", 40)
+        fds, memory_kb = held_by(server)
+        await lives("c", 200)
+        assert [server] == servers(directory)
+        fds_after, memory_after_kb = held_by(server)
+        assert fds == fds_after
+        assert memory_after_kb - memory_kb < 1024
 
 
 @pytest.fixture
