@@ -96,6 +96,9 @@ def test_a_hundred_exits_during_an_outage(containerd: Containerd, hangs: bool) -
     for at in range(len(topics)):
         counts = [topics[: at + 1].count(kind) for kind in life]
         assert counts == sorted(counts, reverse=True)
+    # The log, which nobody read for a while and which may have been full, goes on.
+    os.kill(shim_of(containerd), signal.SIGUSR1)
+    wait_for("the dump", lambda: 'msg="dump: end"' in containerd.log()[before:])
     containerd.ctr("task", "kill", "-s", "KILL", "c")
     wait_for("the exit", lambda: forwarded()[-1] == "exit")
     containerd.ctr("task", "delete", "c", check=False)

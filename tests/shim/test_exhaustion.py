@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import resource
 import secrets
 import subprocess
@@ -17,7 +18,10 @@ import pytest
 
 from dunnage.api import process_pb2
 from dunnage.bootstrap import bundle
+from dunnage.conformance.decoder import decode
+from dunnage.conformance.oracle import judge
 from dunnage.errors import DunnageError, NotFound, ResourceExhausted, Unknown
+from dunnage.testing.daemon import FakeDaemon
 
 from .harness import (
     LIMIT_S,
@@ -277,6 +281,32 @@ async def test_execs_kills_and_deletes_without_descriptors(tmp_path: Path) -> No
         await shim.call("c", "delete", exec_id="e")
         assert 137 == (await shim.call("c", "delete", id="d")).exit_status
         assert [] == traces(shim, "d")
+
+
+@in_loop
+async def test_events_wait_for_a_descriptor(tmp_path: Path) -> None:
+    """fifo: a daemon that comes back meanwhile is told when there is one, in order."""
+    async with Shim(tmp_path) as shim:
+        await shim.close_events()
+        async with FakeDaemon(f"{shim.address}.ttrpc") as daemon, unharmed(shim):
+            pid = (await shim.call("c", "connect")).shim_pid
+            await shim.exec("c", "e", ["sleep", "1000"])
+            started = await shim.call("c", "start", exec_id="e")
+            held = len(fds_of(pid))
+            daemon.stop()
+            await until(lambda: len(fds_of(pid)) < held)  # the shim hangs up, too
+            before = daemon.connections
+            with no_fds(pid):
+                daemon.start()
+                os.kill(started.pid, 9)
+                waited = await shim.call("c", "wait", exec_id="e")
+                assert 137 == waited.exit_status
+                waits = r"events wait to be said: .*(?i:too many open files)"
+                await until(lambda: re.search(waits, shim.log("c")))
+                assert before == daemon.connections
+            await shim.call("c", "delete", exec_id="e")
+        assert [] == judge(map(decode, daemon.stream()), is_whole=True)
+        assert [] == daemon.inexcusable()
 
 
 # -- processes
