@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import random
 import resource
 import socket
 import subprocess
@@ -19,6 +20,7 @@ from tests.ttrpc.notes import data_frame, request_frame, response_frame
 
 from dunnage.api import process_pb2
 from dunnage.api import task_v2_pb2 as pb
+from dunnage.api.services import TASK_V2
 from dunnage.bootstrap import address
 from dunnage.errors import (
     AlreadyExists,
@@ -38,6 +40,7 @@ from dunnage.ttrpc.frames import (
     FrameType,
     encode_frame,
 )
+from dunnage.ttrpc.services import Method
 from dunnage.ttrpc.wire_pb2 import Request, Response
 
 from .harness import LIMIT_S, Shim, in_loop, proc_status, process, spec, until
@@ -214,6 +217,65 @@ async def test_every_frame_is_answered_or_ignored(tmp_path: Path) -> None:
             ]
             assert expected == cut, name
             assert len(expected) == len(answers), (name, answers)
+
+
+def garbled(data: bytes, chance: random.Random) -> bytes:
+    """Return frames of which some bytes are others, are missing, or are there twice."""
+    made = bytearray(data)
+    for _ in range(chance.randrange(1, 6)):
+        at = chance.randrange(len(made))
+        few = chance.choice([1, 1, 1, 4, 40])
+        match chance.randrange(4):
+            case 0:
+                made[at : at + few] = chance.randbytes(few)
+            case 1:
+                made[at] = chance.choice([0, 1, 2, 0x7F, 0x80, 0xFF])
+            case 2:
+                made[at:at] = made[at : at + few]
+            case 3 if len(made) > few:
+                del made[at : at + few]
+    return bytes(made)
+
+
+async def until_the_end(path: str, data: bytes) -> None:
+    """Send bytes, hang up, and expect the other side to do so, too."""
+    loop = asyncio.get_running_loop()
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.connect(path)
+        sock.setblocking(False)
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            await loop.sock_sendall(sock, data)
+            sock.shutdown(socket.SHUT_WR)
+        async with asyncio.timeout(LIMIT_S):
+            with contextlib.suppress(ConnectionResetError):
+                while await loop.sock_recv(sock, 1 << 16):
+                    pass
+
+
+@pytest.mark.parametrize("seed", range(3))
+@in_loop
+async def test_garbled_frames(tmp_path: Path, seed: int) -> None:
+    """Whatever becomes of requests on their way: nobody hangs, and the shim lives."""
+    chance = random.Random(seed)
+    harmless: list[Method[Any, Any]] = [
+        *(TASK_V2.state, TASK_V2.wait, TASK_V2.pids, TASK_V2.connect),
+        *(TASK_V2.exec, TASK_V2.resize_pty, TASK_V2.close_io, TASK_V2.stats),
+    ]
+    frames = [
+        request_frame(
+            2 * number + 1,
+            method.service,
+            method.name,
+            method.request(id="c").SerializeToString(),
+        )
+        for number, method in enumerate(harmless)
+    ]
+    frames += [data_frame(1, b"x"), response_frame(3, b"x")]
+    async with Shim(tmp_path) as shim, unharmed(shim) as path:
+        for _ in range(300):
+            chosen = b"".join(chance.choices(frames, k=chance.randrange(1, 9)))
+            await until_the_end(path, garbled(chosen, chance))
+        assert "Traceback" not in shim.log("c")
 
 
 @in_loop
