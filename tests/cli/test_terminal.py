@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import select
 import termios
@@ -65,6 +66,21 @@ def test_a_burst(cli: Cli) -> None:
         assert seat.process.wait(LIMIT_S) == 0
     wanted = (b"0123456789\n" * 2_000_000)[:20_000_000] + b"\nend\n"
     assert wanted == got
+
+
+def test_a_burst_of_input(cli: Cli) -> None:
+    """20 MB that are pasted into our terminal arrive in the container's, unchanged."""
+    data = os.urandom(20_000_000)
+    script = f"stty raw -echo; echo go; head -c {len(data)} | sha256sum"
+    with seated(cli.run_argv("--rm", "-it", "c", "--", "sh", "-c", script)) as seat:
+        seat.expect(b"go")
+        rest = memoryview(data)
+        while rest:
+            assert select.select([], [seat.master], [], LIMIT_S)[1], len(rest)
+            rest = rest[os.write(seat.master, rest[:1000]) :]
+        seat.expect(hashlib.sha256(data).hexdigest().encode())
+        assert seat.ended() == 0
+    assert cli.leftovers("c") == []
 
 
 @pytest.mark.parametrize("command", ["/nope", "/etc/plain"])
