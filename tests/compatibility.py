@@ -69,7 +69,9 @@ class Recorder:
         """Keep the order of the files, so that the page has it."""
         for item in items:
             given = getattr(item, "callspec", None)
+            named = item.get_closest_marker("peer")
             peer = given.params.get("containerd") if given else None
+            peer = named.args[0] if named else peer
             for mark in item.iter_markers(FEATURE):
                 for feature in mark.args:
                     item.user_properties.append((FEATURE, feature))
