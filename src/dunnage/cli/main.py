@@ -20,6 +20,7 @@ from .context import Context
 from .errors import OWN_ERROR, exit_status, one_line
 from .events import events
 from .execute import execute
+from .install.command import Wanted, check, install, uninstall
 from .run import DEFAULT_RUNTIME, Run, run
 from .tasks import kill, pause, ps, resume, rm
 
@@ -50,6 +51,7 @@ examples:
   dunnage kill web KILL
   dunnage rm web
   dunnage events --follow
+  dunnage install --as-stock --dry-run
 
 exit status:
   the container's; 125 if dunnage itself fails, 126 if the command cannot be run,
@@ -141,6 +143,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_pause_and_resume(actions)
     _add_rm(actions)
     _add_events(actions)
+    _add_install_and_uninstall(actions)
     return parser
 
 
@@ -250,6 +253,44 @@ def _add_events(actions: _Actions) -> None:
             context, follow=asked.follow, as_json=asked.json
         )
     )
+
+
+def _add_install_and_uninstall(actions: _Actions) -> None:
+    text = "put the shim where containerd finds it"
+    parser = actions.add_parser("install", help=text, description=text)
+    parser.set_defaults(call=_install)
+    add = parser.add_argument
+    add(
+        "--as-stock",
+        action="store_true",
+        help="also in the place of containerd-shim-runc-v2, which is kept aside",
+    )
+    add(
+        "--check",
+        action="store_true",
+        help="only say how things are: 0 if it is installed and current, else 1",
+    )
+    _add_into_and_dry_run(parser, "/usr/local/bin, and where the stock shim is")
+    text = "take it away, and put back what was there before"
+    parser = actions.add_parser("uninstall", help=text, description=text)
+    parser.set_defaults(call=_uninstall)
+    _add_into_and_dry_run(parser, "wherever containerd looks")
+
+
+def _add_into_and_dry_run(parser: argparse.ArgumentParser, default: str) -> None:
+    add = parser.add_argument
+    add("--into", default="", metavar="DIR", help=f"the directory ({default})")
+    add("--dry-run", action="store_true", help="only say what would be done")
+    add("--force", action="store_true", help="also where containers could be lost")
+
+
+async def _install(_: Context, asked: argparse.Namespace) -> int:
+    wanted = Wanted(asked.into, asked.as_stock, asked.dry_run, asked.force)
+    return check(wanted) if asked.check else install(wanted)
+
+
+async def _uninstall(_: Context, asked: argparse.Namespace) -> int:
+    return uninstall(Wanted(asked.into, is_dry=asked.dry_run, is_forced=asked.force))
 
 
 def _add_stdin_and_tty(parser: argparse.ArgumentParser) -> None:

@@ -1,0 +1,3 @@
+"""``dunnage install``, ``uninstall`` and ``install --check``."""
+
+from __future__ import annotations
