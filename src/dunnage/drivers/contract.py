@@ -67,6 +67,7 @@ class Process(ABC):
         """Call ``hear`` with what happens to the process, in order, synchronously.
 
         Zero or more `OomKilled`, then one `Exited`.
+        A kill in its container is told to init's listener, before any exit it caused.
         Valid once there is a pid.
         What happened before is kept and comes first, during this call.
         """

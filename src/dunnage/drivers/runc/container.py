@@ -17,6 +17,7 @@ from dunnage.drivers.contract import (
     Creation,
     Driver,
     Hear,
+    OomKilled,
     Process,
     Streams,
 )
@@ -27,13 +28,13 @@ from dunnage.errors import (
     NotFound,
     Unknown,
 )
-from dunnage.host.cgroups import remove_empty_apart
+from dunnage.host.cgroups import OomKills, of_process, remove_empty_apart
 from dunnage.host.mounts import (
     mount_all_apart,
     unmount_recursive,
     unmount_recursive_apart,
 )
-from dunnage.host.procs import Child, Children, Claim
+from dunnage.host.procs import Child, Children, Claim, Exited
 from dunnage.host.stdio import Held, Stdio
 
 from . import notes, texts, traces
@@ -60,9 +61,9 @@ class RuncDriver(Driver):
             with contextlib.suppress(FileExistsError):
                 os.mkdir(f"{creation.bundle}/{bundle.ROOTFS}", 0o711)
         self.options.write(creation.bundle)
-        traces.write(creation.bundle, self.options)
+        cgroup = traces.write(creation.bundle, self.options)
         command = Command(self.children, self.options, self.namespace, creation.id)
-        container = RuncContainer(self.children, command, creation, self.held)
+        container = RuncContainer(self.children, command, creation, self.held, cgroup)
         await container.create()
         return container
 
@@ -77,9 +78,11 @@ class _RuncProcess(Process):
         directory: str,
         streams: Streams,
         held: Held,
+        kills: OomKills,
     ) -> None:
         self._children = children
         self._held = held
+        self._kills = kills
         self._command = command
         self._bundle = directory
         self._streams = streams
@@ -92,7 +95,12 @@ class _RuncProcess(Process):
 
     def listen(self, hear: Hear) -> None:
         assert self._child, "there is no process to listen to yet"
-        self._child.listen(hear)
+
+        def hear_exit(exited: Exited) -> None:
+            self._kills.look()  # a kill is told before the exit that it caused
+            hear(exited)
+
+        self._child.listen(hear_exit)
 
     def close_stdin(self) -> None:
         if self._stdio:
@@ -149,10 +157,17 @@ class RuncContainer(_RuncProcess, Container):
     """A container and its init."""
 
     def __init__(
-        self, children: Children, command: Command, creation: Creation, held: Held
+        self,
+        children: Children,
+        command: Command,
+        creation: Creation,
+        held: Held,
+        cgroup: traces.Future,
     ) -> None:
-        super().__init__(children, command, creation.bundle, creation.streams, held)
+        streams = creation.streams
+        super().__init__(children, command, creation.bundle, streams, held, OomKills())
         self._creation = creation
+        self._cgroup = cgroup
         self._log = f"{creation.bundle}/{bundle.RUNTIME_LOG}"
         self._is_frozen = False
         self._is_killed = False
@@ -174,6 +189,7 @@ class RuncContainer(_RuncProcess, Container):
                 arguments.append("--no-new-keyring")
             prefix = "OCI runtime create failed"
             await self._run(prefix, arguments, self._log, pid_file)
+            self._watch()
         except BaseException:
             # A runtime that failed has undone its work; one that was killed has not,
             # nor has one that succeeded before we failed. What was there before this
@@ -184,6 +200,19 @@ class RuncContainer(_RuncProcess, Container):
             with contextlib.suppress(DunnageError, OSError):
                 await self.release()
             raise
+
+    def _watch(self) -> None:
+        """Watch the cgroup, if there is one to be watched."""
+        path, is_new = self._cgroup
+        try:
+            self._kills.watch(of_process(self.pid, path), is_new=is_new)
+        except OSError as error:
+            text = "OOM kills will not be told: %s"
+            _log.warning(text, error, extra={"container": self._command.id})
+
+    def listen(self, hear: Hear) -> None:
+        self._kills.listen(lambda: hear(OomKilled()))
+        super().listen(hear)
 
     @property
     def _rootfs(self) -> str:
@@ -235,6 +264,7 @@ class RuncContainer(_RuncProcess, Container):
         noted = notes.read(self._command.state_directory, self._command.options)
         if noted is None:
             return False
+        self._kills.close()  # the end of the cgroup would be news
         paths = noted.cgroups
         return (
             not paths or await remove_empty_apart(self._children, paths)
@@ -249,6 +279,7 @@ class RuncContainer(_RuncProcess, Container):
                 raise
 
     async def release(self) -> None:
+        self._kills.close()
         self._let_go_of_stdio()
         if self._creation.rootfs:
             rootfs = self._rootfs
@@ -277,6 +308,7 @@ class RuncContainer(_RuncProcess, Container):
             raise Unknown(f"spec of exec {exec_id}: {error}") from error
         return _RuncExec(
             *(self._children, self._command, self._bundle, streams, self._held),
+            self._kills,
             exec_id=exec_id,
             document=document,
         )
@@ -292,11 +324,12 @@ class _RuncExec(_RuncProcess):
         directory: str,
         streams: Streams,
         held: Held,
+        kills: OomKills,
         *,
         exec_id: str,
         document: bytes,
     ) -> None:
-        super().__init__(children, command, directory, streams, held)
+        super().__init__(children, command, directory, streams, held, kills)
         self._document = document
         base = f"{directory}/exec-{exec_id}"  # an exec may be called "init"
         self._process_file = f"{base}.process.json"

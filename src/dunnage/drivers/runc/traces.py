@@ -19,7 +19,7 @@ import os
 import select
 import signal
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from dunnage.bootstrap import bundle
 from dunnage.host import cgroups
@@ -54,15 +54,26 @@ class Traces:
         return cgroups.remove(self.cgroups) if self.shim.is_of_this_boot() else []
 
 
-def write(directory: str, options: Options) -> None:
+class Future(NamedTuple):
+    """The cgroup that there will be."""
+
+    path: str | None
+    """From the root of each hierarchy; None where it is the runtime's to say."""
+    is_new: bool
+    """It was nowhere before."""
+
+
+def write(directory: str, options: Options) -> Future:
     """Note, before anything is made, what there will be.
 
     Raises:
         OSError: the disk is full, or gone.
     """
     shim = Identity.mine()
-    fields = {"shim": shim._asdict(), "cgroups": _future_cgroups(directory, options)}
+    path, paths = _future_cgroups(directory, options)
+    fields = {"shim": shim._asdict(), "cgroups": paths}
     bundle.write(directory, bundle.TRACES, json.dumps(fields))
+    return Future(path, bool(paths) and not any(map(os.path.exists, paths)))
 
 
 def read(directory: str) -> Traces | None:
@@ -85,16 +96,16 @@ def forget(directory: str) -> None:
         os.unlink(f"{directory}/{bundle.TRACES}")
 
 
-def _future_cgroups(directory: str, options: Options) -> list[str]:
-    """Return what will be the container's cgroup, and its alone, in directories."""
+def _future_cgroups(directory: str, options: Options) -> tuple[str | None, list[str]]:
+    """Return what will be the container's cgroup; its directories, if its alone."""
     path = cgroups.path_in_spec(
         _cgroups_path(directory), systemd=options.systemd_cgroup
     )
     if path is None or path == "/":
-        return []
+        return None, []
     found = cgroups.directories(path)
     # Shared with others, who must not die with it.
-    return [] if cgroups.members(found) else found
+    return path, [] if cgroups.members(found) else found
 
 
 def _cgroups_path(directory: str) -> str:

@@ -1,15 +1,18 @@
-"""Control groups: where one is, what is in it, and how all of it ends."""
+"""Control groups: where one is, what is in it or befalls it, how all of it ends."""
 
 from __future__ import annotations
 
 from .apart import remove_empty_apart
 from .group import kill_members, members, remove
-from .paths import directories, path_in_spec
+from .kills import OomKills
+from .paths import directories, of_process, path_in_spec
 
 __all__ = [
+    "OomKills",
     "directories",
     "kill_members",
     "members",
+    "of_process",
     "path_in_spec",
     "remove",
     "remove_empty_apart",

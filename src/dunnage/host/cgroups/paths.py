@@ -1,4 +1,4 @@
-"""Where a container's cgroup is: from the spec's words to directories.
+"""Where a container's cgroup is: from the spec's words, or a process, to directories.
 
 Must not know: what is in a cgroup.
 """
@@ -6,7 +6,8 @@ Must not know: what is in a cgroup.
 from __future__ import annotations
 
 import os
-from typing import Final
+from collections.abc import Iterator
+from typing import Final, NamedTuple
 
 _MOUNTS: Final = "/proc/self/mountinfo"
 _SLICE: Final = ".slice"
@@ -47,11 +48,64 @@ def directories(path: str) -> list[str]:
     Raises:
         OSError: /proc is not there.
     """
-    found = []
+    return [f"{mount.point}{path}" for mount in _mounts()]
+
+
+def of_process(pid: int, otherwise: str | None = None) -> dict[str, str]:
+    """Return the directory of a process's cgroup for each controller; v2's for "".
+
+    One that is ours, too, is left out: nobody has given it a cgroup.
+
+    Args:
+        pid: the process.
+        otherwise: the path of its cgroup, for what the kernel does not tell: of the
+            dead v1 says that they are in the root, and of the buried nothing is said.
+
+    Raises:
+        OSError: /proc is not there.
+    """
+    told, ours = _told(pid), _told("self")
+    found: dict[str, str] = {}
+    for mount in _mounts():
+        for controller in mount.controllers:
+            path = told.get(controller)
+            if path in {None, "/", ours.get(controller)}:
+                path = otherwise
+            if path and controller not in found:
+                inside = path.removeprefix(mount.root) if mount.root != "/" else path
+                found[controller] = f"{mount.point}{inside}"
+    return found
+
+
+class _Mount(NamedTuple):
+    """A hierarchy, mounted."""
+
+    point: str
+    root: str
+    """The cgroup that is to be seen there."""
+    controllers: tuple[str, ...]
+
+
+def _mounts() -> Iterator[_Mount]:
     with open(_MOUNTS, "rb") as file:
         for line in file:
             where, _, kind = line.partition(b" - ")
             if kind.startswith((b"cgroup ", b"cgroup2 ")):
-                mount = os.fsdecode(where.split(b" ")[4])
-                found.append(f"{mount}{path}")
-    return found
+                fields = os.fsdecode(where).split(" ")
+                options = os.fsdecode(kind).split(" ")[-1].strip()
+                words = options.split(",") if kind[:7] == b"cgroup " else [""]
+                yield _Mount(fields[4], fields[3], tuple(words))
+
+
+def _told(pid: int | str) -> dict[str, str]:
+    """Return the path of a process's cgroup for each controller, as the kernel says."""
+    try:
+        with open(f"/proc/{pid}/cgroup", "rb") as file:
+            lines = os.fsdecode(file.read()).splitlines()
+    except OSError:
+        return {}
+    return {
+        controller: path
+        for _, controllers, path in (line.split(":", 2) for line in lines)
+        for controller in controllers.split(",")
+    }

@@ -1,0 +1,45 @@
+"""Who takes all memory, and limits that it meets."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tests.machine import cgroups_named
+
+from .harness import spec
+
+HOG = ["tail", "/dev/zero"]
+"""Never finds the end of a line."""
+LIMIT_BYTES = 16 << 20
+
+
+def limited(
+    args: list[str], limit: int = LIMIT_BYTES, below: str = ""
+) -> dict[str, Any]:
+    """Return a spec with a limit of memory, and none of swap; 0: without."""
+    config = spec(args)
+    linux = config["linux"]
+    linux["cgroupsPath"] = f"{below}{linux['cgroupsPath']}"
+    if limit:
+        linux["resources"] = {"memory": {"limit": limit, "swap": limit}}
+    return config
+
+
+@contextlib.contextmanager
+def a_pod(limit: int = LIMIT_BYTES) -> Iterator[str]:
+    """Make a cgroup with a limit, for containers in it; yield its path."""
+    path = f"/dunnage-test-{secrets.token_hex(4)}"
+    memory = Path(f"/sys/fs/cgroup/memory{path}")
+    memory.mkdir()
+    try:
+        for name in ("memory.limit_in_bytes", "memory.memsw.limit_in_bytes"):
+            (memory / name).write_text(str(limit))
+        yield path
+    finally:
+        for found in cgroups_named(path):
+            with contextlib.suppress(OSError):
+                found.rmdir()
