@@ -11,6 +11,11 @@ from typing import Final, NamedTuple
 
 _MOUNTS: Final = "/proc/self/mountinfo"
 _SLICE: Final = ".slice"
+_OPTIONS: Final = frozenset({
+    *("rw", "ro", "xattr", "noprefix", "clone_children", "cpuset_v2_mode"),
+    "favordynmods",
+})  # fmt: skip
+"""What stands among the controllers in v1's mount options."""
 
 
 def path_in_spec(cgroups_path: str, *, systemd: bool) -> str | None:
@@ -93,8 +98,8 @@ def _mounts() -> Iterator[_Mount]:
             if kind.startswith((b"cgroup ", b"cgroup2 ")):
                 fields = os.fsdecode(where).split(" ")
                 options = os.fsdecode(kind).split(" ")[-1].strip()
-                words = options.split(",") if kind[:7] == b"cgroup " else [""]
-                yield _Mount(fields[4], fields[3], tuple(words))
+                words = {*options.split(",")} if kind[:7] == b"cgroup " else {""}
+                yield _Mount(fields[4], fields[3], tuple(words - _OPTIONS))
 
 
 def _told(pid: int | str) -> dict[str, str]:
