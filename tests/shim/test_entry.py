@@ -18,6 +18,7 @@ from dunnage.drivers.contract import (
     Streams,
 )
 from dunnage.errors import Aborted, NotFound
+from dunnage.host.cgroups import Stats
 from dunnage.host.procs import Exited
 from dunnage.shim import entry as entry_module
 from dunnage.shim import expected as expected_module
@@ -288,6 +289,12 @@ class FakeContainer(FakeProcess, Container):
 
     async def pids(self) -> list[int]:
         return [self.pid]
+
+    async def stats(self) -> Stats:
+        return Stats(2, {"pids": {"current": 1}})
+
+    async def update(self, resources: bytes) -> None:
+        self.done.append(f"update {resources!r}")
 
 
 class FakeDriver(Driver):

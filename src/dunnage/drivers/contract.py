@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from dunnage.host.cgroups import Stats
 from dunnage.host.mounts import Mount
 from dunnage.host.procs import Exited
 
@@ -142,6 +143,22 @@ class Container(Process):
     @abstractmethod
     async def pids(self) -> list[int]:
         """List the pids of all processes in the container."""
+
+    @abstractmethod
+    async def stats(self) -> Stats:
+        """Tell what it uses; others have their turn meanwhile.
+
+        Raises:
+            NotFound: it has no cgroup, or none any more.
+        """
+
+    @abstractmethod
+    async def update(self, resources: bytes) -> None:
+        """Change its limits, given as an OCI LinuxResources in JSON.
+
+        Raises:
+            DunnageError: they make no sense.
+        """
 
 
 class Driver(ABC):

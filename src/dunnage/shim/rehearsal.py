@@ -236,6 +236,8 @@ class _Play:
         await call("state")
         await call("pids")
         with contextlib.suppress(DunnageError):
+            await call("stats")
+        with contextlib.suppress(DunnageError):
             await call("create", bundle=directory)
         with contextlib.suppress(DunnageError):
             await call("state", exec_id="none")

@@ -111,6 +111,7 @@ class TaskService:
         self._leave = leave
         self._expected = expected
         self._is_leaving = False
+        self._reading = asyncio.Lock()
         self._entries: dict[str, Entry] = {}
         self._work: set[asyncio.Task[Any]] = set()
 
@@ -126,6 +127,8 @@ class TaskService:
         self.calls.register(server, methods.wait, self.wait)
         self.calls.register_sync(server, methods.state, self.state)
         self.calls.register(server, methods.pids, self.pids)
+        self.calls.register(server, methods.stats, self.stats)
+        self.calls.register(server, methods.update, self.update)
         self.calls.register(server, methods.close_io, self.close_io)
         self.calls.register(server, methods.resize_pty, self.resize_pty)
         self.calls.register_sync(server, methods.connect, self.connect)
@@ -368,6 +371,28 @@ class TaskService:
                 details = ProcessDetails(exec_id=execs[pid])
                 info.info.CopyFrom(typeurl.pack(details))
         return response
+
+    async def stats(self, request: pb.StatsRequest, _: Context) -> pb.StatsResponse:
+        """Tell what a container uses.
+
+        One at a time: of many that take turns with others, each turn would be long.
+        """
+        entry = self._entry(request.id)
+        async with self._reading:
+            stats = await _container(entry).stats()
+        return pb.StatsResponse(stats=translate.metrics(stats))
+
+    async def update(self, request: pb.UpdateTaskRequest, _: Context) -> Empty:
+        """Change the limits of a container; nothing given changes nothing."""
+        entry = self._entry(request.id)
+        return await self._finish(entry, self._update(entry, request.resources.value))
+
+    async def _update(self, entry: Entry, resources: bytes) -> Empty:
+        async with entry.turn(INIT):
+            entry.task.check(Operation.UPDATE)
+            if resources:
+                await _container(entry).update(resources)
+        return Empty()
 
     async def close_io(self, request: pb.CloseIORequest, _: Context) -> Empty:
         """Let stdin end when its clients have closed it."""

@@ -10,6 +10,8 @@ from google.protobuf.message import DecodeError
 
 from dunnage.api import (
     legacy_options_pb2,
+    metrics_v1_pb2,
+    metrics_v2_pb2,
     process_pb2,
     runc_options_pb2,
     task_v2_pb2,
@@ -26,6 +28,7 @@ from dunnage.errors import (
     Unknown,
     kind_of,
 )
+from dunnage.host.cgroups import Stats
 from dunnage.host.mounts import Mount
 from dunnage.task import events
 from dunnage.task.states import Status
@@ -113,6 +116,13 @@ def task_create(request: task_v2_pb2.CreateTaskRequest) -> events.TaskCreate:
 def status(value: Status) -> process_pb2.Status.ValueType:
     """Return the enum value of a status."""
     return _STATUS[value]
+
+
+def metrics(stats: Stats) -> Any:
+    """Return what a container uses, packed, in the message of the cgroups' version."""
+    if stats.version == 1:
+        return typeurl.pack(metrics_v1_pb2.Metrics(**stats.values))
+    return typeurl.pack(metrics_v2_pb2.Metrics(**stats.values))
 
 
 def os_error(error: OSError) -> DunnageError:

@@ -93,7 +93,9 @@ class Command:
         if completed.status != 0:
             raise _failure(prefix, log, offset, self._failed(completed))
 
-    async def plain(self, arguments: Sequence[str], *after: str) -> bytes:
+    async def plain(
+        self, arguments: Sequence[str], *after: str, stdin: bytes = b""
+    ) -> bytes:
         """Run a command that reports its failure on stderr; ``after`` follows the id.
 
         It may run beside another command, whose log it leaves alone.
@@ -108,7 +110,7 @@ class Command:
         try:
             # Without a log, runc adds a level and a time to what it says on stderr.
             argv = [*self._argv(arguments, os.devnull), *after]
-            completed = await self._run(argv)
+            completed = await self._run(argv, stdin)
         except OSError as error:
             text = texts.unstartable(error, self._program)
             raise kind_of(error)(text) from error
@@ -116,9 +118,9 @@ class Command:
             raise Unknown(self._failed(completed))
         return completed.stdout
 
-    async def _run(self, argv: Sequence[str]) -> Completed:
+    async def _run(self, argv: Sequence[str], stdin: bytes = b"") -> Completed:
         with _timed(argv) as ended:
-            completed = await self._children.run(argv, env=self._env)
+            completed = await self._children.run(argv, stdin=stdin, env=self._env)
             ended(completed.status)
         return completed
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import logging
@@ -10,6 +11,7 @@ import signal
 import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from dunnage.bootstrap import bundle
 from dunnage.drivers.contract import (
@@ -28,7 +30,13 @@ from dunnage.errors import (
     NotFound,
     Unknown,
 )
-from dunnage.host.cgroups import OomKills, of_process, remove_empty_apart
+from dunnage.host.cgroups import (
+    OomKills,
+    Stats,
+    of_process,
+    read_stats,
+    remove_empty_apart,
+)
 from dunnage.host.mounts import (
     mount_all_apart,
     unmount_recursive,
@@ -168,6 +176,7 @@ class RuncContainer(_RuncProcess, Container):
         super().__init__(children, command, creation.bundle, streams, held, OomKills())
         self._creation = creation
         self._cgroup = cgroup
+        self._directories: dict[str, str] = {}
         self._log = f"{creation.bundle}/{bundle.RUNTIME_LOG}"
         self._is_frozen = False
         self._is_killed = False
@@ -189,7 +198,7 @@ class RuncContainer(_RuncProcess, Container):
                 arguments.append("--no-new-keyring")
             prefix = "OCI runtime create failed"
             await self._run(prefix, arguments, self._log, pid_file)
-            self._watch()
+            self._look_for_cgroup()
         except BaseException:
             # A runtime that failed has undone its work; one that was killed has not,
             # nor has one that succeeded before we failed. What was there before this
@@ -201,11 +210,12 @@ class RuncContainer(_RuncProcess, Container):
                 await self.release()
             raise
 
-    def _watch(self) -> None:
-        """Watch the cgroup, if there is one to be watched."""
+    def _look_for_cgroup(self) -> None:
+        """Find the cgroup as long as init lives, and watch it."""
         path, is_new = self._cgroup
         try:
-            self._kills.watch(of_process(self.pid, path), is_new=is_new)
+            self._directories = of_process(self.pid, path)
+            self._kills.watch(self._directories, is_new=is_new)
         except OSError as error:
             text = "OOM kills will not be told: %s"
             _log.warning(text, error, extra={"container": self._command.id})
@@ -296,16 +306,26 @@ class RuncContainer(_RuncProcess, Container):
         said = await self._command.plain(["ps", "--format", "json"])
         return [int(pid) for pid in json.loads(said) or []]
 
+    async def stats(self) -> Stats:
+        reading = read_stats(self._directories, self.pid)
+        while True:
+            try:
+                next(reading)
+            except StopIteration as end:
+                stats: Stats = end.value
+                if not stats.values:
+                    raise NotFound("cgroup does not exist") from None
+                return stats
+            await asyncio.sleep(0)
+
+    async def update(self, resources: bytes) -> None:
+        document = json.dumps(_object(resources, "resources")).encode()
+        await self._command.plain(["update", "--resources", "-"], stdin=document)
+
     def add_exec(self, exec_id: str, spec: bytes, streams: Streams) -> Process:
-        try:
-            # Never guessing the encoding, which might import a codec.
-            process = json.loads(str(spec, "utf-8"))
-            if not isinstance(process, dict):
-                raise Unknown(f"spec of exec {exec_id}: not a JSON object")
-            process["terminal"] = streams.terminal
-            document = json.dumps(process).encode()
-        except (ValueError, RecursionError) as error:
-            raise Unknown(f"spec of exec {exec_id}: {error}") from error
+        process = _object(spec, f"spec of exec {exec_id}")
+        process["terminal"] = streams.terminal
+        document = json.dumps(process).encode()
         return _RuncExec(
             *(self._children, self._command, self._bundle, streams, self._held),
             self._kills,
@@ -368,6 +388,18 @@ class _RuncExec(_RuncProcess):
 
     async def release(self) -> None:
         self._let_go_of_stdio()
+
+
+def _object(data: bytes, what: str) -> dict[str, Any]:
+    """Read a JSON object that a client has given."""
+    try:
+        # Never guessing the encoding, which might import a codec.
+        value = json.loads(str(data, "utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise Unknown(f"{what}: {error}") from error
+    if not isinstance(value, dict):
+        raise Unknown(f"{what}: not a JSON object")
+    return value
 
 
 def _expect_config(directory: str) -> None:
