@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import select
 from collections.abc import Callable, Iterator, Mapping
@@ -36,6 +37,7 @@ _LATER_S: Final = (0.002, 0.01, 0.05, 0.2, 1.0, 5.0)
 """When to look again after news that came before the kill, which may take its time."""
 _LEAF_LINKS: Final = 2
 _ITSELF: Final = 0
+_GONE: Final = frozenset({errno.ENOENT, errno.ENODEV})
 
 
 class OomKills:
@@ -85,8 +87,10 @@ class OomKills:
             return
         try:
             counts = self._source.counts()
-        except OSError:  # the cgroup is gone
-            self.close()
+        except OSError as error:
+            # Or else a descriptor is wanting for a cgroup below: the next look tells.
+            if error.errno in _GONE:
+                self.close()
             return
         has_grown = any(n > self._seen.get(each, 0) for each, n in counts.items())
         self._seen = counts
@@ -210,17 +214,20 @@ class _Source2:
 
 def _below(top: str) -> Iterator[tuple[int, int]]:
     """Yield the kills in each cgroup below one; it may go meanwhile."""
-    with contextlib.suppress(OSError), os.scandir(top) as entries:
-        for entry in entries:
-            if entry.is_dir(follow_symlinks=False):
-                with contextlib.suppress(OSError):
-                    fd = _open(f"{entry.path}/{_V1}")
-                    try:
-                        count = _count(os.read(fd, _MOST_BYTES))
-                    finally:
-                        os.close(fd)
-                    yield entry.inode(), count or 0
-                    yield from _below(entry.path)
+    with os.scandir(top) as entries:
+        within = [entry for entry in entries if entry.is_dir(follow_symlinks=False)]
+    for entry in within:
+        try:
+            fd = _open(f"{entry.path}/{_V1}")
+            try:
+                count = _count(os.read(fd, _MOST_BYTES))
+            finally:
+                os.close(fd)
+            yield entry.inode(), count or 0
+            yield from _below(entry.path)
+        except OSError as error:
+            if error.errno not in _GONE:
+                raise
 
 
 def _count(data: bytes) -> int | None:

@@ -4,6 +4,8 @@ Owns: which files there are, and what of them is told.
 Must not know: protobuf; yet the names are those of containerd's metrics.
 
 A file that is not there is passed over, and so is what the kernel does not know.
+So are the states of threads (v1), which are told by netlink only, and wrongly: since
+Linux 6.1 whoever sleeps freezably is in none of them (tried).
 Each read takes microseconds, and there are dozens: between two groups of files others
 may have their turn, so it is a generator.
 """
