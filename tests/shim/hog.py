@@ -15,6 +15,8 @@ from .harness import spec
 HOG = ["tail", "/dev/zero"]
 """Never finds the end of a line."""
 LIMIT_BYTES = 16 << 20
+V1_LIMITS = ("memory.limit_in_bytes", "memory.memsw.limit_in_bytes")
+V2_LIMITS = ("memory.max", "memory.swap.max")
 
 
 def limited(
@@ -33,11 +35,16 @@ def limited(
 def a_pod(limit: int = LIMIT_BYTES) -> Iterator[str]:
     """Make a cgroup with a limit, for containers in it; yield its path."""
     path = f"/dunnage-test-{secrets.token_hex(4)}"
-    memory = Path(f"/sys/fs/cgroup/memory{path}")
+    top = Path("/sys/fs/cgroup")
+    is_v2 = (top / "cgroup.controllers").exists()
+    if is_v2:
+        (top / "cgroup.subtree_control").write_text("+memory")
+    memory = (top if is_v2 else top / "memory") / path[1:]
     memory.mkdir()
+    files = V2_LIMITS if is_v2 else V1_LIMITS
     try:
-        for name in ("memory.limit_in_bytes", "memory.memsw.limit_in_bytes"):
-            (memory / name).write_text(str(limit))
+        for name, value in zip(files, (limit, 0 if is_v2 else limit), strict=True):
+            (memory / name).write_text(str(value))
         yield path
     finally:
         for found in cgroups_named(path):

@@ -31,6 +31,7 @@ from .harness import (
     spec,
     until,
 )
+from .hog import HOG, limited
 
 pytestmark = pytest.mark.slow
 
@@ -365,7 +366,7 @@ async def test_the_log_goes_to_the_fifo(tmp_path: Path) -> None:
 async def test_a_running_shim_imports_nothing(tmp_path: Path) -> None:
     """imports-nothing-later: a whole life, and refusals, need no module from disk."""
     async with Shim(tmp_path, environment={"PYTHONPROFILEIMPORTTIME": "1"}) as shim:
-        shim.bundle("c", spec(["sh", "-c", "echo out; exit 3"]))
+        shim.bundle("c", limited(["sh", "-c", "echo out; exit 3"]))
         done = await asyncio.to_thread(shim.start_action, "c")
         await shim.connect("c", done.stdout)
         await shim.call("c", "connect")
@@ -385,6 +386,11 @@ async def test_a_running_shim_imports_nothing(tmp_path: Path) -> None:
             await shim.call("c", "start", exec_id="e", methods=TASK_V3)
             await shim.call("c", "wait", exec_id="e")
             await shim.call("c", "pids")
+            await shim.call("c", "stats")
+            await shim.call("c", "update", resources={"value": b"{}"})
+            await shim.exec("c", "hog", HOG)
+            await shim.call("c", "start", exec_id="hog")
+            await shim.wait_for_event("TaskOOM")
             await shim.call("c", "start")
             await shim.call("c", "wait")
             await shim.call("c", "delete")

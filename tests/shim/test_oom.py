@@ -87,7 +87,7 @@ async def test_before_the_start(tmp_path: Path, runtime: str) -> None:
         (group,) = (
             path
             for path in cgroups_named(config["linux"]["cgroupsPath"])
-            if (path / "memory.oom_control").exists()
+            if (path / "memory.stat").exists()
         )
         join = f"echo $$ >{group}/cgroup.procs; exec tail /dev/zero"
         hog = await asyncio.create_subprocess_exec("busybox", "sh", "-c", join)
