@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 from pathlib import Path
@@ -123,6 +124,35 @@ def test_a_task_is_paused(containerd: Containerd, way: list[str]) -> None:
         wait_for("the events", lambda: len(events.topics("c")) >= len(expected))
     assert events.topics("c") == expected
     containerd.ctr("container", "delete", "c")
+    nothing_is_left(containerd)
+
+
+@pytest.mark.feature("metrics")
+@EACH_WAY
+def test_metrics(containerd: Containerd, way: list[str]) -> None:
+    """What ``ctr task metrics`` shows is what the container uses, and its limit."""
+    limit = 64 << 20
+    words = ["--memory-limit", str(limit), IMAGE, "c", "sleep", "1000"]
+    containerd.ctr("run", "-d", *way, *words)
+    said = containerd.ctr("task", "metrics", "--format", "json", "c").stdout
+    memory = json.loads(said)["memory"]["usage"]
+    assert 0 < memory["usage"] < memory["limit"] == limit
+    containerd.ctr("task", "rm", "-f", "c", check=False)
+    containerd.ctr("container", "delete", "c")
+    nothing_is_left(containerd)
+
+
+@pytest.mark.feature("an OOM kill is told before the exit")
+@EACH_WAY
+def test_an_oom_kill(containerd: Containerd, way: list[str]) -> None:
+    """Who asks for the status finds that it was for want of memory."""
+    words = ["--memory-limit", str(32 << 20), IMAGE, "c", "tail", "/dev/zero"]
+    with containerd.events() as events:
+        done = containerd.ctr("run", "--rm", *way, *words, check=False)
+        expected = ["create", "start", "oom", "exit", "delete"]
+        wait_for("the events", lambda: len(events.topics("c")) >= len(expected))
+    assert 137 == done.returncode
+    assert events.topics("c") == expected
     nothing_is_left(containerd)
 
 
