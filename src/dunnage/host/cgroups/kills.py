@@ -9,6 +9,9 @@ What v1 calls news comes *before* the kill, so we look a few times more.
 It comes to every cgroup below the one that is full, and at the removal of one, and
 then nothing is counted: a kill is what was counted, in the cgroup of its victim.
 On v1 that is not counted in those above as well, so those below are looked at too.
+v2's news follow the count, by 10 ms at times. systemd removes a scope as soon as nobody
+is left in it, and with it what was counted: who looks later than at the death itself
+may find nothing.
 
 Invariant (oom-before-exit): a kill is told by the first look after it was counted.
 """
