@@ -31,6 +31,8 @@ BOOTSTRAP: Final = "bootstrap.json"
 SANDBOX: Final = "sandbox"
 # By our manager alone: which process the shim is.
 SHIM: Final = "dunnage-shim.json"
+# Likewise: where the log of events ended when the bundle was made.
+BORN: Final = "dunnage-born"
 
 # Written by the shim.
 ADDRESS: Final = "address"

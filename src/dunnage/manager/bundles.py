@@ -23,6 +23,7 @@ from dunnage.bootstrap import identifiers
 from dunnage.errors import AlreadyExists, InvalidArgument, NotFound
 from dunnage.host.mounts import unmount_recursive
 
+from .eventlog import Reader
 from .lock import places_locked
 from .places import PASSAGE_MODE, make_passage
 
@@ -78,6 +79,8 @@ def create(places: Places, container_id: str, config: bytes) -> Bundle:
         undo.callback(_remove_tree, bundle.work)
         (bundle.path / files.WORK).symlink_to(bundle.work)
         (bundle.path / files.CONFIG).write_bytes(config)
+        log_ends = Reader.at_end(places.event_log).offset
+        (bundle.path / files.BORN).write_text(str(log_ends))
         undo.pop_all()
     return bundle
 

@@ -60,11 +60,11 @@ async def bury_dead(
         DunnageError: its binary's `delete` failed, or the bundle stays mounted.
         ConnectionBroken: another manager has buried it, and nothing was said.
     """
-    since_ns = life.born_ns(bundle)
+    born = life.born(bundle)
     async with locked(bundle) as is_there:
         if is_there:
             return await bury_locked(shim, bundle, inbox, force=force)
-    said = life.read(shim.places, bundle.id, since_ns).exit
+    said = life.read(shim.places, bundle.id, born).exit
     if said is None:
         raise ConnectionBroken(f"the shim of {bundle.id} is gone, and so is its task")
     return said
@@ -110,7 +110,7 @@ async def say_unsaid(
 
     Its shim is gone, and `delete` has ended well.
     """
-    so_far = life.read(places, bundle.id, life.born_ns(bundle))
+    so_far = life.read(places, bundle.id, life.born(bundle))
     if so_far.exit is not None:
         exit_ = so_far.exit
     if so_far.is_created or was_created:

@@ -80,6 +80,11 @@ class Reader:
         except FileNotFoundError:
             return cls(path)
 
+    @property
+    def offset(self) -> int:
+        """Where it goes on."""
+        return self._offset
+
     def read(self) -> list[Record]:
         """Return the events that came since the last time."""
         try:

@@ -6,6 +6,7 @@ says in a dead shim's place.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -32,20 +33,34 @@ class Life(NamedTuple):
     is_deleted: bool
 
 
-def born_ns(bundle: Bundle) -> int:
-    """Return when a bundle was made; 0 if nothing tells."""
-    try:
+class Born(NamedTuple):
+    """When a life began.
+
+    It takes both to tell its events: one of an earlier life may come to the log late,
+    and may have been said by a later clock, if a reboot has set that back.
+    """
+
+    at_ns: int = 0
+    log_bytes: int = 0
+    """How long the log was."""
+
+
+def born(bundle: Bundle) -> Born:
+    """Return when a bundle was made, as far as it tells."""
+    at_ns = log_bytes = 0
+    with contextlib.suppress(OSError):
         # Of all its files the one that nobody writes to later.
-        return (bundle.path / files.WORK).lstat().st_mtime_ns
-    except OSError:
-        return 0
+        at_ns = (bundle.path / files.WORK).lstat().st_mtime_ns
+    with contextlib.suppress(OSError, ValueError):
+        log_bytes = int(files.read(str(bundle.path), files.BORN) or 0)
+    return Born(at_ns, log_bytes)
 
 
-def read(places: Places, container_id: str, since_ns: int) -> Life:
+def read(places: Places, container_id: str, born: Born) -> Life:
     """Return what the log says of a task that was made at a time."""
     created, exit_, deleted = False, None, False
-    for record in Reader(places.event_log).read():
-        if record.timestamp_ns < since_ns:
+    for record in Reader(places.event_log, born.log_bytes).read():
+        if record.timestamp_ns < born.at_ns:
             continue
         message = _message(record)
         if message is None or message.container_id != container_id:

@@ -12,7 +12,7 @@ from dunnage.host import cgroups
 from dunnage.host.mounts import unmount_recursive
 from dunnage.host.procs import run_to_end
 
-from . import notes, texts, traces
+from . import notes, stale, texts, traces
 from .options import Options
 
 
@@ -33,11 +33,14 @@ def bury(directory: str, namespace: str, container_id: str) -> list[str]:
         problems.append("some processes of the container do not end")
     options = Options.read(directory)
     state = f"{options.runtime_root(namespace)}/{container_id}"
-    if not _is_removed(state, options, found.cgroups if found and is_empty else ()):
+    was_before_boot = found is not None and not found.is_of_this_boot()
+    if stale.drop(state, is_of_another_boot=was_before_boot) or was_before_boot:
+        pass  # what is there still is of another container of that id
+    elif not _is_removed(state, options, found.cgroups if found and is_empty else ()):
         problems += _delete(
             [*options.command(namespace), "delete"], container_id, state
         )
-    if found:
+    if found and not was_before_boot:
         problems += [f"cgroup {path} stays" for path in found.remove_cgroups()]
         # Of a container that never was whole, the runtime may not know.
         _remove_state(state)

@@ -45,7 +45,7 @@ from dunnage.host.mounts import (
 from dunnage.host.procs import Child, Children, Claim, Exited
 from dunnage.host.stdio import Held, Stdio
 
-from . import notes, texts, traces
+from . import notes, stale, texts, traces
 from .command import Command
 from .options import Options
 
@@ -184,6 +184,7 @@ class RuncContainer(_RuncProcess, Container):
     async def create(self) -> None:
         """Mount the root filesystem and have the runtime create the container."""
         state = self._command.state_directory
+        stale.drop(state)
         existed = os.path.exists(state)
         try:
             if self._creation.rootfs:

@@ -72,6 +72,23 @@ def read(state: str, options: Options) -> Notes | None:
         return None
 
 
+def look(state: str) -> Notes:
+    """Return what is noted of processes, by whichever of the two runtimes.
+
+    It does not say that the runtime is not needed: it may have noted more.
+    Nothing that can be read (a crash has torn it, perhaps) is no process.
+
+    Raises:
+        LookupError, TypeError, AttributeError, RecursionError: another runtime's.
+    """
+    for look_at in (_runc_processes, _crun_processes):
+        try:
+            return look_at(state)
+        except (OSError, ValueError):
+            continue
+    return Notes(state)
+
+
 def _is_program(name: str) -> bool:
     """Whether it is no script, which may do whatever it likes."""
     path = shutil.which(name)
@@ -112,6 +129,11 @@ def _runc(state: str) -> Notes | None:
         or config["cgroups"]["Systemd"]
     ):
         return None
+    return _runc_processes(state, noted)
+
+
+def _runc_processes(state: str, noted: _Values | None = None) -> Notes:
+    noted = _load(f"{state}/state.json") if noted is None else noted
     paths = tuple(map(str, (noted.get("cgroup_paths") or {}).values()))
     return Notes(
         state, paths, _init(noted["init_process_pid"], noted["init_process_start"])
@@ -137,6 +159,11 @@ def _crun(state: str) -> Notes | None:
         or any(key.startswith(_CRUN_HANDLERS) for key in spec.get("annotations") or ())
     ):
         return None
+    return _crun_processes(state, noted)
+
+
+def _crun_processes(state: str, noted: _Values | None = None) -> Notes:
+    noted = _load(f"{state}/status") if noted is None else noted
     path = os.path.normpath(f"/{noted.get('cgroup-path') or ''}").removeprefix("/")
     paths = tuple(cgroups.directories(f"/{path}")) if path.strip("/") else ()
     return Notes(state, paths, _init(noted["pid"], noted["process-start-time"]))

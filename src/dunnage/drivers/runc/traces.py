@@ -37,13 +37,17 @@ class Traces:
     shim: Identity
     cgroups: tuple[str, ...] = ()
 
+    def is_of_this_boot(self) -> bool:
+        """Tell whether anything of it can live still."""
+        return self.shim.is_of_this_boot()
+
     def end_processes(self, directory: str) -> bool:
         """Kill the container's processes, and the runtime calls of a dead shim.
 
         Returns:
             Whether there is none left.
         """
-        if not self.shim.is_of_this_boot():
+        if not self.is_of_this_boot():
             return True
         # First those who could still make others.
         calls_ended = self.shim.is_alive() or _end_calls(self.shim.pid, directory)
@@ -51,7 +55,7 @@ class Traces:
 
     def remove_cgroups(self) -> list[str]:
         """Remove the container's cgroups; return those that stay."""
-        return cgroups.remove(self.cgroups) if self.shim.is_of_this_boot() else []
+        return cgroups.remove(self.cgroups) if self.is_of_this_boot() else []
 
 
 class Future(NamedTuple):
