@@ -10,6 +10,7 @@ import pytest
 
 from dunnage.api import task_v2_pb2 as pb
 from dunnage.drivers.contract import (
+    Checkpoint,
     Container,
     Creation,
     Driver,
@@ -286,6 +287,9 @@ class FakeContainer(FakeProcess, Container):
 
     async def resume(self) -> None:
         self.done.append("resume")
+
+    async def checkpoint(self, wanted: Checkpoint) -> None:
+        self.done.append(f"checkpoint {wanted.path}")
 
     async def pids(self) -> list[int]:
         return [self.pid]

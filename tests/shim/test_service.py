@@ -339,7 +339,7 @@ async def test_options_of_an_unknown_type_are_refused(
     [
         ({"bundle": "b"}, InvalidArgument, "^bundle 'b' is not an absolute path$"),
         ({"bundle": "/no/such"}, NotFound, "/no/such.*: no such file or directory$"),
-        ({"checkpoint": "/x"}, Unimplemented, "^restore from a checkpoint$"),
+        ({"checkpoint": "x"}, InvalidArgument, "^checkpoint 'x' is not an absolute "),
         ({"stdout": "binary:///bin/true"}, Unimplemented, "STDIO scheme binary$"),
         ({"stdout": "smoke:///signal"}, Unknown, "unknown STDIO scheme smoke$"),
         (

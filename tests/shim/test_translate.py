@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import typing
 
 import pytest
 
@@ -17,7 +18,7 @@ from dunnage.api import (
 )
 from dunnage.api import task_v2_pb2 as pb
 from dunnage.descriptors import Any
-from dunnage.drivers.contract import Streams
+from dunnage.drivers.contract import Checkpoint, Creation, Streams
 from dunnage.drivers.runc import Options
 from dunnage.errors import (
     DunnageError,
@@ -55,7 +56,7 @@ def test_a_relative_root_is_in_the_bundle() -> None:
 
 
 def test_options_of_runc() -> None:
-    """Every field that the runtime is called by; those of criu come later."""
+    """Every field that the runtime is called by."""
     message = runc_options_pb2.Options(
         no_pivot_root=True,
         no_new_keyring=True,
@@ -65,7 +66,9 @@ def test_options_of_runc() -> None:
         binary_name="crun",
         root="/root",
         systemd_cgroup=True,
-        criu_image_path="/criu",
+        criu_path="/criu",
+        criu_image_path="/image",
+        criu_work_path="/work",
     )
     expected = Options(
         no_pivot_root=True,
@@ -75,7 +78,9 @@ def test_options_of_runc() -> None:
         io_gid=2,
         binary_name="crun",
         root="/root",
+        criu_path="/criu",
         systemd_cgroup=True,
+        criu_work_path="/work",
     )
     assert expected == translate.options(typeurl.pack(message), "/b")
 
@@ -83,10 +88,21 @@ def test_options_of_runc() -> None:
 def test_options_of_old_clients() -> None:
     """The dialect of the 1.6 era names neither a program nor its root."""
     message = legacy_options_pb2.CreateOptions(
-        no_pivot_root=True, no_new_keyring=True, shim_cgroup="/x", io_uid=1, io_gid=2
+        no_pivot_root=True,
+        no_new_keyring=True,
+        shim_cgroup="/x",
+        io_uid=1,
+        io_gid=2,
+        criu_work_path="/work",
+        criu_image_path="/image",
     )
     expected = Options(
-        no_pivot_root=True, no_new_keyring=True, shim_cgroup="/x", io_uid=1, io_gid=2
+        no_pivot_root=True,
+        no_new_keyring=True,
+        shim_cgroup="/x",
+        io_uid=1,
+        io_gid=2,
+        criu_work_path="/work",
     )
     assert expected == translate.options(typeurl.pack(message), "/b")
 
@@ -103,6 +119,56 @@ def test_options_of_something_else(packed: Any, kind: type[DunnageError]) -> Non
     """An unknown type, or a value that cannot be read, is never taken for none."""
     with pytest.raises(kind, match=packed.type_url):
         translate.options(packed, "/b")
+
+
+_ALLOWED: dict[str, typing.Any] = {
+    "exit": True,
+    "open_tcp": True,
+    "external_unix_sockets": True,
+    "terminal": True,
+    "file_locks": True,
+    "empty_namespaces": ["network"],
+    "cgroups_mode": "full",
+    "work_path": "/work",
+}
+
+
+@pytest.mark.parametrize(
+    ("message", "parent"),
+    [
+        (
+            runc_options_pb2.CheckpointOptions(
+                **_ALLOWED, image_path="/other", parent_path="../parent"
+            ),
+            "../parent",
+        ),
+        (legacy_options_pb2.CheckpointOptions(**_ALLOWED, image_path="/other"), ""),
+    ],
+)
+def test_a_checkpoint(message: typing.Any, parent: str) -> None:
+    """Every option of both dialects; the request's path goes before theirs."""
+    options = typeurl.pack(message)
+    request = pb.CheckpointTaskRequest(id="c", path="/path", options=options)
+    fields = _ALLOWED | {"empty_namespaces": ("network",), "parent_path": parent}
+    assert Checkpoint("/path", **fields) == translate.checkpoint(request)
+    request.path = ""
+    assert Checkpoint("/other", **fields) == translate.checkpoint(request)
+    plain = pb.CheckpointTaskRequest(id="c", path="/path")
+    assert Checkpoint("/path") == translate.checkpoint(plain)
+
+
+def test_a_creation() -> None:
+    """All that a container is created from, and restored from."""
+    request = pb.CreateTaskRequest(
+        id="c", bundle="/b", stdout="o", checkpoint="/x", parent_checkpoint="/p"
+    )
+    expected = Creation("c", "/b", (), Streams(stdout="o"), "/x", "/p")
+    assert expected == translate.creation(request)
+    for field in ("bundle", "checkpoint", "parent_checkpoint"):
+        request = pb.CreateTaskRequest(id="c", bundle="/b")
+        setattr(request, field, "relative")
+        with pytest.raises(InvalidArgument, match="'relative' is not an absolute"):
+            translate.creation(request)
 
 
 def test_streams_and_mounts_and_the_event() -> None:

@@ -40,6 +40,8 @@ OPTIONS: Final = "options.json"
 RUNTIME: Final = "runtime"
 SOCKET_DIRECTORY: Final = "s"
 CRIU_DUMP_LOG: Final = "criu-dump.log"
+CRIU_RESTORE_LOG: Final = "criu-restore.log"
+CRIU_WORK: Final = "criu-work"
 # Ours alone: what became of init, for `delete` when the shim is gone.
 EXIT: Final = "dunnage-exit.json"
 # Ours alone: by what `delete` knows the processes and cgroups of a dead shim.

@@ -53,6 +53,30 @@ class Creation:
     rootfs: Sequence[Mount] = ()
     """To be mounted on ``<bundle>/rootfs``; none: the root is somebody else's care."""
     streams: Streams = Streams()
+    checkpoint: str = ""
+    """Absolute; the directory of an image to restore from, at the start of init."""
+    parent_checkpoint: str = ""
+    """That of the image which this one adds to, if it does not say so itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A checkpoint that is asked for, in the words of ``containerd.runc.v1``."""
+
+    path: str
+    """Absolute; the directory that the image goes to, made if it is missing."""
+    exit: bool = False
+    """End the container once the image is written."""
+    open_tcp: bool = False
+    external_unix_sockets: bool = False
+    terminal: bool = False
+    file_locks: bool = False
+    empty_namespaces: tuple[str, ...] = ()
+    cgroups_mode: str = ""
+    work_path: str = ""
+    """Absolute; where logs go, and stay. Empty: nothing of them stays."""
+    parent_path: str = ""
+    """The image that this one is to add to: absolute, or relative to ``path``."""
 
 
 class Process(ABC):
@@ -75,7 +99,11 @@ class Process(ABC):
 
     @abstractmethod
     async def start(self) -> None:
-        """Start it; afterwards there is a pid. Called once at the most."""
+        """Start it; afterwards there is a pid. Called once at the most.
+
+        Of an init that is restored it is called again after a failure, which has left
+        nothing behind.
+        """
 
     @abstractmethod
     async def kill(self, signum: int, *, everything: bool = False) -> None:
@@ -141,6 +169,14 @@ class Container(Process):
         """
 
     @abstractmethod
+    async def checkpoint(self, wanted: Checkpoint) -> None:
+        """Write an image of all its processes, running or frozen.
+
+        They go on as they were, or end at once if ``wanted`` says so; after a failure
+        they go on, and nothing of the image is left.
+        """
+
+    @abstractmethod
     async def pids(self) -> list[int]:
         """List the pids of all processes in the container."""
 
@@ -168,5 +204,6 @@ class Driver(ABC):
     async def create(self, creation: Creation) -> Container:
         """Create a container whose init waits to be started, and has a pid.
 
+        One that is to be restored is not there before its start, and has none.
         A failure leaves nothing behind.
         """

@@ -25,21 +25,21 @@ from dunnage.api.times import timestamp
 from dunnage.bootstrap import bundle, identifiers
 from dunnage.descriptors import Empty
 from dunnage.drivers.contract import (
+    Checkpoint,
     Container,
     Creation,
     Driver,
     Happening,
     OomKilled,
+    Process,
 )
 from dunnage.drivers.runc import Options
 from dunnage.errors import (
     AlreadyExists,
     DunnageError,
-    InvalidArgument,
     NotFound,
     ResourceExhausted,
     Unavailable,
-    Unimplemented,
     Unknown,
 )
 from dunnage.host.procs import Exited
@@ -124,6 +124,7 @@ class TaskService:
         self.calls.register(server, methods.kill, self.kill)
         self.calls.register(server, methods.pause, self.pause)
         self.calls.register(server, methods.resume, self.resume)
+        self.calls.register(server, methods.checkpoint, self.checkpoint)
         self.calls.register(server, methods.wait, self.wait)
         self.calls.register_sync(server, methods.state, self.state)
         self.calls.register(server, methods.pids, self.pids)
@@ -165,12 +166,7 @@ class TaskService:
     ) -> pb.CreateTaskResponse:
         """Create a container and its task."""
         identifiers.validate("container id", request.id)
-        if not os.path.isabs(request.bundle):
-            raise InvalidArgument(f"bundle {request.bundle!r} is not an absolute path")
-        if "\0" in request.bundle:
-            raise InvalidArgument(f"bundle {request.bundle!r} has a NUL in it")
-        if request.checkpoint:
-            raise Unimplemented("restore from a checkpoint")
+        creation = translate.creation(request)
         options = translate.options(request.options, request.bundle)
         if request.id in self._entries:
             raise AlreadyExists(f"container {request.id}")
@@ -178,28 +174,25 @@ class TaskService:
         entry = Entry(translate.task_create(request), self._emit)
         self._entries[request.id] = entry
         self._expected.come(request.id)
-        return await self._finish(entry, self._create(entry, request, options))
+        return await self._finish(entry, self._create(entry, creation, options))
 
     async def _create(
-        self, entry: Entry, request: pb.CreateTaskRequest, options: Options
+        self, entry: Entry, creation: Creation, options: Options
     ) -> pb.CreateTaskResponse:
         try:
             # What became of an earlier container in this bundle is not this one's.
             with contextlib.suppress(FileNotFoundError):
-                os.unlink(f"{request.bundle}/{bundle.EXIT}")
-            streams = translate.streams(request)
-            creation = Creation(
-                request.id, request.bundle, translate.rootfs(request), streams
-            )
+                os.unlink(f"{creation.bundle}/{bundle.EXIT}")
             with entry.task.creating() as creating:
                 container = await self._drivers(options).create(creation)
                 entry.container = container
-                entry.streams[INIT] = streams
+                entry.streams[INIT] = creation.streams
                 creating.commit(container.pid)
                 self.has_had_task = True
-                container.listen(lambda what: self._happened(entry, INIT, what))
+                if container.pid:
+                    self._listen(entry, INIT, container)
         except BaseException:
-            del self._entries[request.id]
+            del self._entries[creation.id]
             raise
         return pb.CreateTaskResponse(pid=container.pid)
 
@@ -213,13 +206,12 @@ class TaskService:
             try:
                 with entry.task.starting(exec_id) as starting:
                     process = entry.process(exec_id)
+                    is_new = not process.pid
                     async with entry.starting(exec_id):
                         await process.start()
                     starting.commit(process.pid)
-                    if exec_id:
-                        process.listen(
-                            lambda what: self._happened(entry, exec_id, what)
-                        )
+                    if is_new:
+                        self._listen(entry, exec_id, process)
             except BaseException:
                 if exec_id in entry.task.exec_ids and entry.task.is_over(exec_id):
                     entry.never_lived(exec_id)
@@ -315,6 +307,19 @@ class TaskService:
             with entry.task.resuming() as resuming:
                 await _container(entry).resume()
                 resuming.commit()
+        return Empty()
+
+    async def checkpoint(self, request: pb.CheckpointTaskRequest, _: Context) -> Empty:
+        """Write an image of a container, which goes on or ends."""
+        entry = self._entry(request.id)
+        wanted = translate.checkpoint(request)
+        return await self._finish(entry, self._checkpoint(entry, wanted))
+
+    async def _checkpoint(self, entry: Entry, wanted: Checkpoint) -> Empty:
+        async with entry.turn(INIT):
+            with entry.task.checkpointing(wanted.path) as checkpointing:
+                await _container(entry).checkpoint(wanted)
+                checkpointing.commit()
         return Empty()
 
     async def wait(self, request: pb.WaitRequest, _: Context) -> pb.WaitResponse:
@@ -442,6 +447,9 @@ class TaskService:
             raise Unavailable("the shim is shutting down")
 
     # -- what happens to processes
+
+    def _listen(self, entry: Entry, exec_id: str, process: Process) -> None:
+        process.listen(lambda what: self._happened(entry, exec_id, what))
 
     def _happened(self, entry: Entry, exec_id: str, happening: Happening) -> None:
         match happening:

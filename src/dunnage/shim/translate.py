@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
-from typing import Final
+from typing import Final, TypeVar
 
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
 
 from dunnage.api import (
     legacy_options_pb2,
@@ -18,7 +18,7 @@ from dunnage.api import (
     typeurl,
 )
 from dunnage.descriptors import Any
-from dunnage.drivers.contract import Streams
+from dunnage.drivers.contract import Checkpoint, Creation, Streams
 from dunnage.drivers.runc import Options
 from dunnage.errors import (
     DunnageError,
@@ -32,6 +32,9 @@ from dunnage.host.cgroups import Stats
 from dunnage.host.mounts import Mount
 from dunnage.task import events
 from dunnage.task.states import Status
+
+A = TypeVar("A", bound=Message)
+B = TypeVar("B", bound=Message)
 
 _STATUS: Final = {
     Status.UNKNOWN: process_pb2.UNKNOWN,
@@ -58,20 +61,12 @@ def options(packed: Any, bundle: str) -> Options:
         NotFound: their type is not known here (the Go shim's code and text).
         InvalidArgument: they cannot be decoded.
     """
-    if not packed.type_url or not packed.value:
+    kinds = (runc_options_pb2.Options, legacy_options_pb2.CreateOptions)
+    message = _decoded(packed, kinds)
+    if message is None:
         return Options()
-    kind: type[runc_options_pb2.Options | legacy_options_pb2.CreateOptions]
-    if typeurl.holds(packed, runc_options_pb2.Options):
-        kind = runc_options_pb2.Options
-    elif typeurl.holds(packed, legacy_options_pb2.CreateOptions):
-        kind = legacy_options_pb2.CreateOptions
-    else:
-        raise NotFound(f"type with url {packed.type_url}")
-    try:
-        message = kind.FromString(packed.value)
-    except DecodeError as error:
-        raise InvalidArgument(f"options {packed.type_url}: {error}") from error
     root = getattr(message, "root", "")
+    work = message.criu_work_path
     return Options(
         no_pivot_root=getattr(message, "no_pivot_root", False),
         no_new_keyring=message.no_new_keyring,
@@ -80,8 +75,78 @@ def options(packed: Any, bundle: str) -> Options:
         io_gid=message.io_gid,
         binary_name=getattr(message, "binary_name", ""),
         root=os.path.join(bundle, root) if root else "",
+        criu_path=getattr(message, "criu_path", ""),
         systemd_cgroup=getattr(message, "systemd_cgroup", False),
+        criu_work_path=os.path.join(bundle, work) if work else "",
     )
+
+
+def checkpoint(request: task_v2_pb2.CheckpointTaskRequest) -> Checkpoint:
+    """Return the checkpoint that is asked for; no options are defaults.
+
+    Raises:
+        NotFound: the options' type is not known here.
+        InvalidArgument: they cannot be decoded, or a path is missing or makes no sense.
+    """
+    packed = request.options
+    kinds = (runc_options_pb2.CheckpointOptions, legacy_options_pb2.CheckpointOptions)
+    given = _decoded(packed, kinds) or runc_options_pb2.CheckpointOptions()
+    path = request.path or given.image_path
+    _expect_path("path of a checkpoint", path)
+    if given.work_path:
+        _expect_path("work path", given.work_path)
+    return Checkpoint(
+        path,
+        exit=given.exit,
+        open_tcp=given.open_tcp,
+        external_unix_sockets=given.external_unix_sockets,
+        terminal=given.terminal,
+        file_locks=given.file_locks,
+        empty_namespaces=tuple(given.empty_namespaces),
+        cgroups_mode=given.cgroups_mode,
+        work_path=given.work_path,
+        parent_path=getattr(given, "parent_path", ""),
+    )
+
+
+def creation(request: task_v2_pb2.CreateTaskRequest) -> Creation:
+    """Return all that a container is created from.
+
+    Raises:
+        InvalidArgument: a path makes no sense.
+    """
+    _expect_path("bundle", request.bundle)
+    for path in filter(None, (request.checkpoint, request.parent_checkpoint)):
+        _expect_path("checkpoint", path)
+    return Creation(
+        request.id,
+        request.bundle,
+        rootfs(request),
+        streams(request),
+        request.checkpoint,
+        request.parent_checkpoint,
+    )
+
+
+def _expect_path(what: str, path: str) -> None:
+    if not os.path.isabs(path):
+        raise InvalidArgument(f"{what} {path!r} is not an absolute path")
+    if "\0" in path:
+        raise InvalidArgument(f"{what} {path!r} has a NUL in it")
+
+
+def _decoded(packed: Any, kinds: tuple[type[A], type[B]]) -> A | B | None:
+    """Return options, whichever dialect they are of; None if there are none."""
+    if not packed.type_url or not packed.value:
+        return None
+    for kind in kinds:
+        if typeurl.holds(packed, kind):
+            try:
+                return kind.FromString(packed.value)
+            except DecodeError as error:
+                text = f"options {packed.type_url}: {error}"
+                raise InvalidArgument(text) from error
+    raise NotFound(f"type with url {packed.type_url}")
 
 
 def streams(

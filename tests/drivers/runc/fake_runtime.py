@@ -27,14 +27,16 @@ echo "$*" >>$here/calls
 while :; do case $1 in
     --root) root=$2; shift 2;;
     --log) log=$2; shift 2;;
-    --log-format) shift 2;;
+    --log-format|--criu) shift 2;;
     --systemd-cgroup) shift;;
     *) break;;
 esac; done
 command=$1; shift
 all="$*"
 while :; do case $1 in
-    --bundle|--process) shift 2;;
+    --bundle|--process|--parent-path) shift 2;;
+    --image-path) image=$2; shift 2;;
+    --work-path) work=$2; shift 2;;
     --pid-file) pid_file=$2; shift 2;;
     --format) shift 2;;
     --*) shift;;
@@ -44,7 +46,7 @@ id=$1; signal=$2
 fail() { echo "{\"level\": \"error\", \"msg\": \"$1\"}" >>$log; exit 1; }
 if [ -e $here/$command ]; then . $here/$command; fi
 case $command in
-    create) mkdir -p $root/$id
+    create|restore) mkdir -p $root/$id
         sleep 1000 & echo $! >$root/$id/pid; printf %s $! >$pid_file;;
     exec) sleep 1000 & printf %s $! >$pid_file;;
     kill) kill -$signal $(cat $root/$id/pid) 2>/dev/null || {
@@ -128,13 +130,22 @@ class FakeRuntime:
         return [line.replace(str(self.bundle), "BUNDLE") for line in lines]
 
     async def create(
-        self, streams: Streams | None = None, **options: Any
+        self,
+        streams: Streams | None = None,
+        *,
+        checkpoint: str = "",
+        parent_checkpoint: str = "",
+        **options: Any,
     ) -> RuncContainer:
         """Create the container ``c``."""
         values = {name: getattr(self.options, name) for name in ("binary_name", "root")}
         chosen = Options(**(values | options))
         driver = RuncDriver(self.children, chosen, "ns", self.held)
-        creation = Creation("c", str(self.bundle), (), streams or Streams())
+        creation = Creation(
+            *("c", str(self.bundle), (), streams or Streams()),
+            checkpoint=checkpoint,
+            parent_checkpoint=parent_checkpoint,
+        )
         container = await driver.create(creation)
         assert isinstance(container, RuncContainer)
         return container

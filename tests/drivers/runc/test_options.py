@@ -18,7 +18,9 @@ FULL = Options(
     io_gid=2,
     binary_name="crun",
     root="/root",
+    criu_path="/criu",
     systemd_cgroup=True,
+    criu_work_path="/work",
 )
 
 
@@ -43,14 +45,16 @@ def test_the_file_is_the_reference_s() -> None:
         "io_gid": 2,
         "binary_name": "crun",
         "root": "/root",
+        "criu_path": "/criu",
         "systemd_cgroup": True,
+        "criu_work_path": "/work",
     }
     assert expected == json.loads(FULL.to_json())
 
 
 def test_what_the_reference_knows_more_is_skipped() -> None:
     """A file of the Go shim, of any version, can be read."""
-    text = '{"binary_name": "crun", "criu_path": "/x", "task_api_version": 3}'
+    text = '{"binary_name": "crun", "criu_image_path": "/x", "task_api_version": 3}'
     assert Options(binary_name="crun") == Options.from_json(text)
 
 

@@ -8,7 +8,14 @@ import os
 import pytest
 
 from dunnage.drivers.runc import texts
-from dunnage.errors import DunnageError, NotFound, ResourceExhausted, Unknown
+from dunnage.errors import (
+    DunnageError,
+    FailedPrecondition,
+    NotFound,
+    ResourceExhausted,
+    Unimplemented,
+    Unknown,
+)
 
 RUNC = '{"level":"%s","msg":"%s","time":"2024-05-01T10:00:00Z"}\n'
 CRUN = '{"msg":"%s","level":"%s","time":"2024-05-01T10:00:00.1Z"}\n'
@@ -96,6 +103,36 @@ def test_how_a_program_ended() -> None:
     assert "exit status 128" == texts.ended(128)
     assert "signal: killed" == texts.ended(137)
     assert "exit status 255" == texts.ended(255)
+
+
+FIRST = "P: criu failed: type NOTIFY errno 0"
+SAID = f"{FIRST}\nlog file: /w/dump.log"
+
+
+@pytest.mark.parametrize(
+    ("said", "log", "kind", "expected"),
+    [
+        ("P: oh", "", Unknown, "P: oh"),
+        ("P: unknown command restore\n", "", Unimplemented, None),
+        ("P: crun: unrecognized option '--empty-ns=x'", "", Unimplemented, None),
+        ('P: exec: "criu": executable file not found', "", FailedPrecondition, None),
+        (
+            SAID,
+            "(0.1) begun\n(0.2)   1: Error (a.c:1): one\n(0.3) hm\n(0.4) Error two\n",
+            Unknown,
+            f"{FIRST} path= /b: Error (a.c:1): one; Error two",
+        ),
+        (SAID, "1\n2\n3\n4\n", Unknown, f"{FIRST} path= /b: 2; 3; 4"),
+        ("P: see /w", "a\n", Unknown, "P: see /b path= /b: a"),
+        (SAID, "Error: No space left on device\n", ResourceExhausted, None),
+    ],
+)
+def test_why_criu_failed(
+    said: str, log: str, kind: type[DunnageError], expected: str | None
+) -> None:
+    """The runtime's first line, and the last errors that criu has logged."""
+    error = texts.criu_failure(Unknown(said), log.encode(), "/w", "/b")
+    assert (kind, expected or str(error)) == (type(error), str(error))
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,11 @@ class Command:
         self._env = {k: v for k, v in os.environ.items() if k != "NOTIFY_SOCKET"}
         # With that variable runc would talk to systemd, and wait for an answer.
 
+    @property
+    def is_crun(self) -> bool:
+        """Whether it is crun, which knows fewer options."""
+        return os.path.basename(self._program) == "crun"
+
     async def attached(
         self,
         prefix: str,

@@ -15,6 +15,7 @@ from typing import Any
 
 from dunnage.bootstrap import bundle
 from dunnage.drivers.contract import (
+    Checkpoint,
     Container,
     Creation,
     Driver,
@@ -45,7 +46,7 @@ from dunnage.host.mounts import (
 from dunnage.host.procs import Child, Children, Claim, Exited
 from dunnage.host.stdio import Held, Stdio
 
-from . import notes, stale, texts, traces
+from . import criu, notes, stale, texts, traces
 from .command import Command
 from .options import Options
 
@@ -182,33 +183,46 @@ class RuncContainer(_RuncProcess, Container):
         self._is_killed = False
 
     async def create(self) -> None:
-        """Mount the root filesystem and have the runtime create the container."""
-        state = self._command.state_directory
-        stale.drop(state)
-        existed = os.path.exists(state)
+        """Mount the root filesystem and have the runtime create the container.
+
+        One that is to be restored is made by its start.
+        """
         try:
             if self._creation.rootfs:
                 await mount_all_apart(
                     self._children, self._creation.rootfs, self._rootfs
                 )
-            pid_file = f"{self._bundle}/{bundle.INIT_PID}"
-            arguments = ["create", "--bundle", self._bundle, "--pid-file", pid_file]
-            if self._command.options.no_pivot_root:
-                arguments.append("--no-pivot")
-            if self._command.options.no_new_keyring:
-                arguments.append("--no-new-keyring")
-            prefix = "OCI runtime create failed"
+            if not self._creation.checkpoint:
+                given = []
+                if self._command.options.no_pivot_root:
+                    given.append("--no-pivot")
+                if self._command.options.no_new_keyring:
+                    given.append("--no-new-keyring")
+                await self._make("OCI runtime create failed", ["create"], given)
+        except BaseException:
+            with contextlib.suppress(DunnageError, OSError):
+                await self.release()
+            raise
+
+    async def _make(
+        self, prefix: str, command: Sequence[str], given: Sequence[str]
+    ) -> None:
+        """Have the runtime make the container; a failure leaves nothing of it."""
+        state = self._command.state_directory
+        stale.drop(state)
+        existed = os.path.exists(state)
+        pid_file = f"{self._bundle}/{bundle.INIT_PID}"
+        arguments = [*command, "--bundle", self._bundle, "--pid-file", pid_file, *given]
+        try:
             await self._run(prefix, arguments, self._log, pid_file)
             self._look_for_cgroup()
         except BaseException:
             # A runtime that failed has undone its work; one that was killed has not,
-            # nor has one that succeeded before we failed. What was there before this
-            # create is somebody else's container of that id.
+            # nor has one that succeeded before we failed. What was there before is
+            # somebody else's container of that id.
             if not existed and os.path.exists(state):
                 with contextlib.suppress(DunnageError):
                     await self._command.plain(["delete", "--force"])
-            with contextlib.suppress(DunnageError, OSError):
-                await self.release()
             raise
 
     def _look_for_cgroup(self) -> None:
@@ -230,7 +244,12 @@ class RuncContainer(_RuncProcess, Container):
         return f"{self._bundle}/{bundle.ROOTFS}"
 
     async def start(self) -> None:
-        await self._command.logged("OCI runtime start failed", ["start"], self._log)
+        if self._creation.checkpoint:
+            await criu.restore(
+                self._children, self._command, self._creation, self._make
+            )
+        else:
+            await self._command.logged("OCI runtime start failed", ["start"], self._log)
 
     async def kill(self, signum: int, *, everything: bool = False) -> None:
         arguments = ["kill", *(["--all"] if everything else [])]
@@ -252,6 +271,20 @@ class RuncContainer(_RuncProcess, Container):
         await self._command.logged("OCI runtime resume failed", ["resume"], self._log)
         self._is_frozen = False
 
+    async def checkpoint(self, wanted: Checkpoint) -> None:
+        try:
+            await criu.checkpoint(
+                self._children, self._command, wanted, self._bundle, self._log
+            )
+        except BaseException:
+            # criu freezes what it writes; one that was killed has not thawed it.
+            if not self._is_frozen:
+                with contextlib.suppress(DunnageError):
+                    await self._command.plain(["resume"])
+            raise
+        finally:
+            await self._let_die()
+
     async def _let_die(self) -> None:
         """Thaw what was killed: in cgroup v1 nothing frozen dies.
 
@@ -262,7 +295,9 @@ class RuncContainer(_RuncProcess, Container):
                 await self._command.plain(["resume"])
 
     async def delete(self) -> None:
-        if await self._is_removed():
+        if self._creation.checkpoint and self._child is None:
+            pass  # it was never restored: the runtime knows nothing of it
+        elif await self._is_removed():
             _log.debug("removed: the runtime would do no more")
         else:
             await self._have_deleted()

@@ -29,7 +29,9 @@ class Options:
     io_gid: int = 0
     binary_name: str = ""
     root: str = ""
+    criu_path: str = ""
     systemd_cgroup: bool = False
+    criu_work_path: str = ""
 
     def to_json(self) -> str:
         """Render the content of ``options.json``."""

@@ -11,9 +11,19 @@ import json
 import os
 import signal
 
-from dunnage.errors import DunnageError, NotFound, ResourceExhausted, Unknown
+from dunnage.errors import (
+    DunnageError,
+    FailedPrecondition,
+    NotFound,
+    ResourceExhausted,
+    Unimplemented,
+    Unknown,
+)
 
 _NO_SPACE = os.strerror(errno.ENOSPC).lower()
+_NO_SUCH_COMMAND = ("unknown command", "unrecognized option")
+_NO_CRIU = ("executable file not found", "no such file or directory")
+_LAST_ERRORS = 3
 _FINISHED = ("os: process already finished", "container not running")
 
 
@@ -107,6 +117,33 @@ def is_about_nothing(text: str, state_directory: str) -> bool:
     return "does not exist" in text or (
         "No such file or directory" in text and not os.path.exists(state_directory)
     )
+
+
+def criu_failure(
+    error: DunnageError, log: bytes, written: str, kept: str
+) -> DunnageError:
+    """Explain a failed checkpoint or restore by what criu has logged.
+
+    Args:
+        error: in the words of the runtime: the first line says all, if there is a log.
+        log: the end of what criu has logged; empty if it never came to that.
+        written: where criu has written it, which may be gone.
+        kept: where it is kept.
+    """
+    kind, said = type(error), error.message
+    if not log:
+        if any(text in said for text in _NO_SUCH_COMMAND):
+            kind = Unimplemented
+        elif any(text in said for text in _NO_CRIU):
+            kind = FailedPrecondition
+        return kind(said)
+    lines = log.decode(errors="replace").splitlines()
+    errors = [line[line.index("Error") :] for line in lines if "Error" in line]
+    tail = "; ".join(errors[-_LAST_ERRORS:] or lines[-_LAST_ERRORS:])
+    if _NO_SPACE in tail.lower():
+        kind = ResourceExhausted
+    first = said.splitlines()[0].replace(written, kept)
+    return kind(f"{first} path= {kept}: {tail}")
 
 
 def kill_failure(text: str, state_directory: str) -> DunnageError:
