@@ -43,6 +43,10 @@ from .questions import (
     impatient,
 )
 
+_IS_NOT_LEAKED: Final = (
+    "a daemon that reloads takes a shim without a process for leaked, and ends it: "
+    "the exit status would be lost"
+)
 DUPLICATE: Final = (
     "the Go shim leaves a duplicate id to runc; ours knows the container, and says "
     "already exists"
@@ -195,7 +199,7 @@ IS_STOPPED = Situation(
         Row(KILL_0, FINISHED),
         Row(KILL_9, FINISHED),
         Row(ALL_9),
-        Row(PIDS, "|ok"),
+        Row(PIDS, "processes=[(pid=init)]", "ok", _IS_NOT_LEAKED),
         Row(CLOSE_IO),
         Row(CONNECT, "shim_pid=shim task_pid=init"),
         Row(SHUTDOWN),
@@ -316,8 +320,10 @@ LOST = Situation(
         Row(WAIT, "exit_status=137 exited_at=now"),
         Row(
             PIDS,
-            "2 {runtime} did not terminate successfully: "
-            "|exit status 1: container does not exist\n",
+            "processes=[(pid=init)]",
+            "2 runc did not terminate successfully: exit status 1: "
+            "container does not exist\n",
+            _IS_NOT_LEAKED,
         ),
         Row(DELETE, "pid=init exit_status=137 exited_at=now"),
         Row(LEFTOVERS, "nothing"),
