@@ -30,10 +30,11 @@
 #include "call.h"
 
 #define EXPORT __attribute__((visibility("default")))
+#define MOST_FDS 6
 
 /* To be raised with every change of a structure or of a function's meaning. */
 EXPORT extern const int32_t dunnage_layout;
-const int32_t dunnage_layout = 5;
+const int32_t dunnage_layout = 6;
 
 struct order {
   const char *const *programs; /* paths, to be tried in turn; NULL ends them */
@@ -42,7 +43,9 @@ struct order {
   const char *cwd;   /* or NULL */
   uint64_t defaults; /* signals to have their default action: bit N-1 for N */
   uint64_t nofile_soft, nofile_hard;
-  int32_t fds[3]; /* none of them is 0, 1 or 2 */
+  int32_t fds[MOST_FDS]; /* none of them is 0, 1 or 2 */
+  int32_t fd_count;
+  int32_t outlives; /* it is not killed when the caller dies */
 };
 
 /* As a shell does: who cannot be run is passed over, but remembered. */
@@ -58,9 +61,26 @@ static int execute(const struct order *order) {
   return first ? first : last;
 }
 
+/* They become 0, 1, 2 and so on. */
+static int place(const struct order *order) {
+  int count = order->fd_count, fds[MOST_FDS];
+
+  /* One that is in another's place is moved first; the others need no room for that. */
+  for (int i = 0; i < count; i++) {
+    fds[i] = order->fds[i];
+    if (fds[i] < count && (fds[i] = fcntl(fds[i], F_DUPFD_CLOEXEC, count)) < 0)
+      return errno;
+  }
+  for (int i = 0; i < count; i++)
+    if (dup2(fds[i], i) < 0)
+      return errno;
+  return 0;
+}
+
 static int be_the_child(const struct order *order, pid_t parent, const sigset_t *mask) {
   struct rlimit nofile = {order->nofile_soft, order->nofile_hard};
   struct sigaction action, standard = {.sa_handler = SIG_DFL};
+  int error;
 
   /* A handler would run in the caller's memory: none may be left when signals are let
      in. Those that libc keeps for itself are refused, and never blocked. */
@@ -70,13 +90,12 @@ static int be_the_child(const struct order *order, pid_t parent, const sigset_t 
         (is_wanted || action.sa_handler != SIG_IGN))
       sigaction(number, &standard, NULL);
   }
-  if (prctl(PR_SET_PDEATHSIG, SIGKILL) != 0)
+  if (!order->outlives && prctl(PR_SET_PDEATHSIG, SIGKILL) != 0)
     return errno;
   if (getppid() != parent) /* it died before we asked */
     return ESRCH;
-  for (int target = 0; target < 3; target++)
-    if (dup2(order->fds[target], target) < 0)
-      return errno;
+  if ((error = place(order)) != 0)
+    return error;
   if (order->cwd && chdir(order->cwd) != 0)
     return errno;
   if (setrlimit(RLIMIT_NOFILE, &nofile) != 0)

@@ -18,10 +18,12 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from ctypes import Array
 
-_LAYOUT: Final = 5
+_LAYOUT: Final = 6
 """Must be that of the library: an editable install may have an older one."""
 _FILE: Final = "libprocs.so"
 _POINTERS_STEP: Final = 16
+MOST_FDS: Final = 6
+"""How many a program can be given."""
 
 
 class Order(ctypes.Structure):
@@ -35,7 +37,9 @@ class Order(ctypes.Structure):
         ("defaults", ctypes.c_uint64),
         ("nofile_soft", ctypes.c_uint64),
         ("nofile_hard", ctypes.c_uint64),
-        ("fds", ctypes.c_int32 * 3),
+        ("fds", ctypes.c_int32 * MOST_FDS),
+        ("fd_count", ctypes.c_int32),
+        ("outlives", ctypes.c_int32),
     )
 
 

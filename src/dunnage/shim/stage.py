@@ -40,9 +40,10 @@ class Stage(Children):
         self,
         argv: Sequence[str],
         *,
-        fds: tuple[int, int, int],
+        fds: Sequence[int],
         env: Mapping[str, str] | None = None,  # noqa: ARG002  # a real one's
         cwd: str | None = None,  # noqa: ARG002  # likewise
+        outlives: bool = False,  # noqa: ARG002  # likewise
     ) -> Child:
         """Play a program to its end."""
         return self._ended(self._act(list(argv), fds))
@@ -70,7 +71,7 @@ class Stage(Children):
         self._last += 1
         return self._last
 
-    def _act(self, argv: list[str], fds: tuple[int, int, int]) -> int:
+    def _act(self, argv: list[str], fds: Sequence[int]) -> int:
         """Do as the runtime does; return its exit status."""
         if "--pid-file" in argv:
             path = argv[argv.index("--pid-file") + 1]

@@ -176,20 +176,51 @@ def test_a_signal_at_the_wrong_moment_meets_our_handler_once() -> None:
     assert heard
 
 
-def test_it_dies_with_us(way: str) -> None:
-    """The program is killed when its parent ends."""
+def in_a_process_that_ends(way: str, spawning: str) -> bytes:
+    """Return what was said on a process's stdout until nobody had it any more."""
     script = (
         "import os, sys\n"
         "from dunnage.host import native\n"
         "from dunnage.host.procs import spawn\n"
         f"if {way!r} == 'fork': native.library = None\n"
         "null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)\n"
-        "spawn(['sleep', '60'], fds=(null, os.dup(1), null))\n"
+        f"{spawning}\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, timeout=30, check=True
     )
-    assert done.stdout == b""  # to its end: the program holds it no more
+    return done.stdout
+
+
+def test_it_dies_with_us(way: str) -> None:
+    """The program is killed when its parent ends."""
+    spawning = "spawn(['sleep', '60'], fds=(null, os.dup(1), null))"
+    assert in_a_process_that_ends(way, spawning) == b""
+
+
+def test_it_outlives_us(way: str) -> None:
+    """Unless it is not to be: then it ends by itself."""
+    script = "while grep -q ^PPid:.$0 /proc/$$/status; do sleep 0.01; done; echo done"
+    spawning = (
+        f"spawn(['{SH}', '-c', {script!r}, str(os.getpid())],"
+        " fds=(null, os.dup(1), null), outlives=True)"
+    )
+    assert in_a_process_that_ends(way, spawning) == b"done\n"
+
+
+def test_more_than_three(way: str) -> None:
+    """Each is where it was asked for, also one that was in another's place."""
+    places = "for n in range(3, 6): os.dup2(os.memfd_create(f'was{n}'), n)"
+    script = "for n in 3 4 5; do readlink /proc/self/fd/$n; done; ls /proc/self/fd"
+    spawning = (
+        f"{places}\nnull = os.dup(null)\n"
+        f"spawn(['{SH}', '-c', {script!r}],"
+        " fds=(null, os.dup(1), null, 5, 3, 4), env=os.environ)\nos.wait()"
+    )
+    said = in_a_process_that_ends(way, f"import fcntl\n{spawning}").decode().split()
+    assert [f"/memfd:was{n}" for n in (5, 3, 4)] == said[:6:2]
+    # The last is that of the listing.
+    assert list("012345") == said[6:-1]
 
 
 def test_run_to_end_collects() -> None:

@@ -174,12 +174,14 @@ class Children:
         self,
         argv: Sequence[str],
         *,
-        fds: tuple[int, int, int],
+        fds: Sequence[int],
         env: Mapping[str, str] | None = None,
         cwd: str | None = None,
+        outlives: bool = False,
     ) -> Child:
         """Start a program as `spawn.spawn` does; a child that is known from birth."""
-        return self.adopt(spawn(argv, fds=fds, env=env, cwd=cwd))
+        pid = spawn(argv, fds=fds, env=env, cwd=cwd, outlives=outlives)
+        return self.adopt(pid)
 
     async def run(
         self,

@@ -1,20 +1,21 @@
 """Starting a program, with what ``posix_spawn`` lacks.
 
-A runtime that we call must die with us, must start in a given directory, and must not
-inherit what Python or we changed: ignored signals, the signal mask, a raised
-``RLIMIT_NOFILE``.
+A runtime that we call must die with us (a logger must not), must start in a given
+directory, and must not inherit what Python or we changed: ignored signals, the signal
+mask, a raised ``RLIMIT_NOFILE``.
 `dunnage.host.native` does all of this between vfork and exec.
 Where it was not built, a plain fork does, ten times slower; the process is
 single-threaded, so what runs in the child between fork and exec is safe to be Python.
 
-Every fd that we open is close-on-exec: a child has what it is given as 0, 1 and 2, and
-nothing else.
+Every fd that we open is close-on-exec: a child has what it is given as 0, 1, 2 and so
+on, and nothing else.
 """
 
 from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
 import os
 import resource
 import signal
@@ -60,10 +61,13 @@ def _nofile_of_a_child() -> tuple[int, int]:
     return (soft if hard == unlimited or 0 <= soft <= hard else hard), hard
 
 
-def fork_child(body: Callable[[], None]) -> int:
-    """Fork a child that dies with us and runs ``body``; return its pid.
+def fork_child(body: Callable[[], None], *, outlives: bool = False) -> int:
+    """Fork a child that runs ``body``, and dies with us unless it ``outlives``.
 
     The child leaves by ``os._exit``: 0, or 1 when ``body`` raised.
+
+    Returns:
+        Its pid.
     """
     everything = signal.valid_signals()
     # No signal may reach a handler of ours in the child: it would write to the
@@ -73,21 +77,26 @@ def fork_child(body: Callable[[], None]) -> int:
     try:
         pid = os.fork()
         if pid == 0:
-            _be_the_child(body, parent, mask)
+            _be_the_child(body, parent, mask, outlives=outlives)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     return pid
 
 
 def _be_the_child(
-    body: Callable[[], None], parent: int, mask: set[int | signal.Signals]
+    body: Callable[[], None],
+    parent: int,
+    mask: set[int | signal.Signals],
+    *,
+    outlives: bool,
 ) -> NoReturn:
     status = 1
     try:
         signal.set_wakeup_fd(-1)
         for signum in _HANDLED:
             signal.signal(signum, signal.SIG_DFL)
-        set_parent_death_signal(signal.SIGKILL)
+        if not outlives:
+            set_parent_death_signal(signal.SIGKILL)
         if os.getppid() == parent:  # else it died before we asked
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             body()
@@ -101,17 +110,19 @@ def _be_the_child(
 def spawn(
     argv: Sequence[str],
     *,
-    fds: tuple[int, int, int],
+    fds: Sequence[int],
     env: Mapping[str, str] | None = None,
     cwd: str | None = None,
+    outlives: bool = False,
 ) -> int:
-    """Start ``argv`` with ``fds`` as its 0, 1 and 2; it is killed when we die.
+    """Start ``argv`` with ``fds`` as its 0, 1, 2 and so on.
 
     Args:
         argv: the program, found by PATH (its own) unless it has a slash, and arguments.
-        fds: none of them may be 0, 1 or 2 itself.
+        fds: three to six; none of them may be 0, 1 or 2 itself.
         env: the environment; None: ours.
         cwd: its working directory; None: ours.
+        outlives: it is not killed when we die.
 
     Returns:
         The pid of a child of ours.
@@ -122,7 +133,7 @@ def spawn(
     """
     variables = os.environ if env is None else env
     try:
-        order = _Order(argv, fds, variables, cwd)
+        order = _Order(argv, fds, variables, cwd, outlives=outlives)
     except ValueError:  # a NUL, which the kernel never gets to see
         raise _refused(errno.EINVAL, argv[0]) from None
     code = order.by_vfork(native.library) if native.library else order.by_fork()
@@ -141,22 +152,26 @@ class _Order:
     def __init__(
         self,
         argv: Sequence[str],
-        fds: tuple[int, int, int],
+        fds: Sequence[int],
         env: Mapping[str, str],
         cwd: str | None,
+        *,
+        outlives: bool,
     ) -> None:
         self._programs = _encoded(_programs(argv[0], env))
         self._argv = _encoded(argv)
         self._env = _encoded(f"{name}={value}" for name, value in env.items())
         self._cwd = None if cwd is None else _encoded([cwd])[0]
         self._fds = fds
+        self._outlives = outlives
 
     def by_vfork(self, library: ctypes.CDLL) -> int:
         """Return the pid of what was started, or an errno, negated."""
         order = native.Order(
             *map(native.pointers, (self._programs, self._argv, self._env)),
             *(self._cwd, _DEFAULTS, *_nofile_of_a_child()),
-            (ctypes.c_int32 * 3)(*self._fds),
+            *((ctypes.c_int32 * native.MOST_FDS)(*self._fds), len(self._fds)),
+            self._outlives,
         )
         code: int = library.dunnage_spawn(order)
         return code
@@ -164,6 +179,9 @@ class _Order:
     def by_fork(self) -> int:
         """Do the same in Python."""
         report, told = os.pipe2(os.O_CLOEXEC)
+        if told < native.MOST_FDS:  # where the program's will be
+            low, told = told, fcntl.fcntl(told, fcntl.F_DUPFD_CLOEXEC, native.MOST_FDS)
+            os.close(low)
 
         def body() -> None:
             try:
@@ -173,7 +191,7 @@ class _Order:
                 raise
 
         try:
-            pid = fork_child(body)
+            pid = fork_child(body, outlives=self._outlives)
             os.close(told)
             told = -1
             # Closed by the exec (nothing to read), or told why there was none. The
@@ -188,7 +206,13 @@ class _Order:
         return pid
 
     def _execute(self) -> None:
-        for target, fd in enumerate(self._fds):
+        count = len(self._fds)
+        # One that is in another's place is moved first.
+        apart = [
+            fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, count) if fd < count else fd
+            for fd in self._fds
+        ]
+        for target, fd in enumerate(apart):
             os.dup2(fd, target)
         if self._cwd is not None:
             os.chdir(self._cwd)
