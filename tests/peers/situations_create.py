@@ -16,7 +16,6 @@ from .questions import (
     HALF,
     INIT_STATE,
     KILL_9,
-    LATER,
     LEFTOVERS,
     NO_FIFO,
     NOT_CREATED,
@@ -348,9 +347,7 @@ STREAM_FAILURES = Situation(
             create(
                 "file", stdout="file://{directory}/f", stderr="file://{directory}/f"
             ),
-            "12 STDIO scheme file: not implemented",
             "pid=init",
-            LATER,
         ),
     ],
 )

@@ -634,7 +634,6 @@ def test_a_missing_fifo_is_named(
     ("uri", "kind", "text"),
     [
         ("gopher://x", DunnageError, "unknown STDIO scheme gopher"),
-        ("file:///tmp/x", Unimplemented, "STDIO scheme file"),
         ("binary:///bin/x?a=b", Unimplemented, "STDIO scheme binary"),
         ("binary-v2:///bin/x", Unimplemented, "STDIO scheme binary-v2"),
         ("/dev/null", Unimplemented, "stdio on /dev/null, which is not a fifo"),

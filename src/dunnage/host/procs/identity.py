@@ -10,7 +10,9 @@ from typing import Final, NamedTuple, Self
 
 _BOOT_ID: Final = "/proc/sys/kernel/random/boot_id"
 # Counted after the command's name, which may hold anything (proc(5)).
-_STATE, _GROUP, _STARTED = 0, 2, 19
+_STATE, _GROUP, _FLAGS, _STARTED = 0, 2, 6, 19
+_EXITING: Final = 4
+"""PF_EXITING: set before a process that ends lets go of what it has open."""
 
 
 class Identity(NamedTuple):
@@ -69,6 +71,14 @@ def group_of(pid: int) -> int:
         OSError: it is gone.
     """
     return int(_stat(pid)[_GROUP])
+
+
+def is_ending(pid: int) -> bool:
+    """Tell whether a process has ended, or has nothing left to do but that."""
+    try:
+        return bool(int(_stat(pid)[_FLAGS]) & _EXITING)
+    except OSError:
+        return True
 
 
 def _stat(pid: int) -> list[str]:

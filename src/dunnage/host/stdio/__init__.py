@@ -3,9 +3,9 @@
 `Stdio` is the face: it opens what a request names and copies until the end.
 `Held` is where it goes when its process is deleted.
 Source: a pipe or a terminal.
-Sinks: a fifo or nothing.
-Policy: block.
-Whatever comes later (files, loggers, spills) is a source, a sink or a policy.
+Sinks: a fifo, a file or nothing.
+Policy: block; a file drops what it cannot take.
+Whatever comes later (loggers, spills) is a source, a sink or a policy.
 """
 
 from __future__ import annotations

@@ -87,7 +87,10 @@ class FifoSink:
     Two descriptors: the writer, and the *keeper*, open for reading and writing, which
     makes the opening wait for nobody, and lets nothing break while the reader is away.
     With the keeper closed the writer tells whether a reader is there.
+    Policy: *block*, see `pump`.
     """
+
+    refused = None
 
     def __init__(self, keeper: Fd, writer: Fd, *, reader_seen: bool) -> None:
         self.fd = writer

@@ -45,13 +45,13 @@ class Held:
         is unread: its client waits for the end of it, and may have nothing else to do.
         """
         stdio.close_input()
+        extra = {"container": container}
         if stdio.is_read:
-            stdio.close()
+            _close(stdio, extra)
             return
         unread = stdio.unread_bytes
-        extra = {"container": container}
         _log.info("deleted with %d bytes of output unread", unread, extra=extra)
-        task = asyncio.get_running_loop().create_task(self._hold(stdio, container))
+        task = asyncio.get_running_loop().create_task(self._hold(stdio, extra))
         self._holding.add(task)
         task.add_done_callback(self._holding.discard)
 
@@ -63,7 +63,7 @@ class Held:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
 
-    async def _hold(self, stdio: Stdio, container: str) -> None:
+    async def _hold(self, stdio: Stdio, extra: dict[str, str]) -> None:
         loop = asyncio.get_running_loop()
         before, since = stdio.progress, loop.time()
         try:
@@ -77,10 +77,11 @@ class Held:
                 if stdio.progress != before:
                     before, since = stdio.progress, loop.time()
         finally:
-            stdio.close()
-            if stdio.lost_bytes:
-                _log.warning(
-                    "%d bytes of its output were never read",
-                    stdio.lost_bytes,
-                    extra={"container": container},
-                )
+            _close(stdio, extra)
+
+
+def _close(stdio: Stdio, extra: dict[str, str]) -> None:
+    stdio.close()
+    if stdio.lost_bytes:
+        text = "%d bytes of its output were never read"
+        _log.warning(text, stdio.lost_bytes, extra=extra)

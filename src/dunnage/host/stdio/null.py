@@ -17,6 +17,7 @@ class NullSink:
     was_read = True
     unread_bytes = 0
     lost_bytes = 0
+    refused = None
 
     def __init__(self, fd: Fd) -> None:
         self.fd = fd

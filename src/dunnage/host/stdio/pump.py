@@ -5,6 +5,7 @@ Must not know: where they lead, and who closes them.
 
 The policy is *block*: while the sink is full nothing is taken from the source, so that
 the writer there comes to a halt, and nobody else does.
+Or *drop*: what the sink refuses is told, and forgotten.
 
 Invariant (stdio-survives): what was taken from the source reaches the sink or is held
 until it can; a full sink costs neither time nor a turn of the loop.
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 # A write of up to this many bytes into a pipe that polls as writable is never cut.
 _PIPE_BUF: Final = select.PIPE_BUF
 _SPLICE_BYTES: Final = 1 << 20  # the largest pipe that anybody may make
+_FILE_BATCH_BYTES: Final = 1 << 16
 _HUNG_UP_S: Final = 0.05
 _SPLICE_FLAGS: Final = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK
 
@@ -33,12 +35,13 @@ _SPLICE_FLAGS: Final = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK
 class Pump:
     """Moves bytes from ``source`` to ``sink`` until one of them is over.
 
-    Both are non-blocking ends of pipes or fifos, or one is the master of a terminal;
-    they stay the caller's to close, after `stop` or in ``on_end``.
+    Both are non-blocking ends of pipes or fifos, or one is the master of a terminal, or
+    the sink is a file; they stay the caller's to close, after `stop` or in ``on_end``.
     ``on_end`` is called once: at the end of the source, or when nobody can read the
     sink any more; never after `stop`.
     ``on_hangup`` makes it a terminal's pump: called when the terminal has hung up,
     which is no end before `finish`; it is looked at again a little later.
+    ``on_refused`` makes it a file's pump: called with the bytes that it cannot take.
     """
 
     def __init__(
@@ -47,14 +50,18 @@ class Pump:
         sink: int,
         on_end: Callable[[], None],
         on_hangup: Callable[[], None] | None = None,
+        on_refused: Callable[[OSError, int], None] | None = None,
     ) -> None:
         self.moved_bytes = 0
         self._source = source
         self._sink = sink
         self._on_end = on_end
         self._on_hangup = on_hangup
+        self._on_refused = on_refused
+        self._batch_bytes = _FILE_BATCH_BYTES if on_refused else _PIPE_BUF
         self._held = b""
-        self._splices = on_hangup is None
+        # Neither a terminal nor a file that is appended to can be spliced.
+        self._splices = on_hangup is None and on_refused is None
         self._takes_from_terminal = on_hangup is not None and os.isatty(source)
         self._is_moving = False
         self._is_finishing = False
@@ -93,6 +100,7 @@ class Pump:
         self._watch(None)
         # Our owner holds us: let go of it, so that neither waits for the collector.
         self._on_end = _nothing
+        self._on_refused = None
 
     def _turn(self) -> None:
         """Move what can be moved now, else wait for the side that keeps us from it.
@@ -169,9 +177,18 @@ class Pump:
                 self._splices = False
         # Little is copied: a spliced line would keep one of the sink's 16 slots for
         # itself, while written lines share one, so that a fifo holds 64 KiB of them.
-        data = self._held or os.read(self._source, _PIPE_BUF)
+        data = self._held or os.read(self._source, self._batch_bytes)
         self._held = data
-        written = os.write(self._sink, data)
+        try:
+            written = os.write(self._sink, data)
+        except BlockingIOError:
+            raise
+        except OSError as error:
+            if self._on_refused is None:
+                raise
+            self._held = b""
+            self._on_refused(error, len(data))
+            return len(data)
         self._held = data[written:]
         return written
 

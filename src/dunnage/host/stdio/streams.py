@@ -22,21 +22,25 @@ from dunnage.errors import DunnageError, Unimplemented, kind_of
 
 from .fd import Fd, pipe, unread_bytes
 from .fifo import FifoSink, FifoSource, reason
+from .file import FileSink
 from .null import NullSink
 from .pty import ConsoleSocket, Pty
 from .pump import Pump
+from .uri import LogUri
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_LATER_SCHEMES: Final = frozenset({"file", "binary", "binary-v2"})
+    from .sink import Sink
+
+_LATER_SCHEMES: Final = frozenset({"binary", "binary-v2"})
 _LOOKS: Final = 8  # how often, in a time without progress, to look for some
 
 
 class Output:
     """One output: where it comes from, the pump, and the sink of the client."""
 
-    def __init__(self, sink: FifoSink | NullSink, on_over: Callable[[], None]) -> None:
+    def __init__(self, sink: Sink, on_over: Callable[[], None]) -> None:
         self.child = Fd(-1)
         self.is_over = False
         self._sink = sink
@@ -51,13 +55,12 @@ class Output:
         source, self.child = pipe()
         self._source, self._close_source = source, source.close
         os.set_blocking(source.number, False)
-        self._pump = Pump(source.number, self._sink.fd.number, self._source_ended)
+        self._pump = self._pump_from(source.number)
 
     def take_from(self, pty: Pty, close: Callable[[], None]) -> None:
         """Take it from a terminal, which is not ours alone: ``close`` closes it."""
         self._source, self._close_source = pty.master, close
-        source, sink = pty.master.number, self._sink.fd.number
-        self._pump = Pump(source, sink, self._source_ended, pty.hold)
+        self._pump = self._pump_from(pty.master.number, pty.hold)
 
     @property
     def was_read(self) -> bool:
@@ -118,6 +121,12 @@ class Output:
         if not self._source.is_open or self._pump is None:
             return 0
         return unread_bytes(self._source.number) + self._pump.held_bytes
+
+    def _pump_from(
+        self, source: int, on_hangup: Callable[[], None] | None = None
+    ) -> Pump:
+        sink = self._sink
+        return Pump(source, sink.fd.number, self._source_ended, on_hangup, sink.refused)
 
     def _leave_source(self) -> None:
         # None at the end of the source; but the reader may be gone, or we give up.
@@ -416,13 +425,15 @@ class Stdio:
             self.finished.set_result(None)
 
 
-def _open_sink(uri: str) -> FifoSink:
-    """Open what an output's name stands for; later sinks are added here."""
+def _open_sink(uri: str) -> Sink:
+    """Open what an output's name stands for."""
     scheme, separator, _ = uri.partition("://")
     scheme = scheme.lower()
     if not separator or "/" in scheme or scheme == "fifo":
         # As in containerd's shim, `fifo://` is no scheme of its own: a strange path.
         return FifoSink.open(uri)
+    if scheme == "file":
+        return FileSink.open(LogUri.parse(uri).path)
     if scheme in _LATER_SCHEMES:
         raise Unimplemented(f"STDIO scheme {scheme}")
     raise DunnageError(
