@@ -36,6 +36,7 @@ class Command:
         self, children: Children, options: Options, namespace: str, id_: str
     ) -> None:
         self.options = options
+        self.namespace = namespace
         self._children = children
         self._globals = options.command(namespace)
         self.id = id_

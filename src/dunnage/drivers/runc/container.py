@@ -44,7 +44,7 @@ from dunnage.host.mounts import (
     unmount_recursive_apart,
 )
 from dunnage.host.procs import Child, Children, Claim, Exited
-from dunnage.host.stdio import Held, Stdio
+from dunnage.host.stdio import Held, Logged, Stdio
 
 from . import criu, notes, stale, texts, traces
 from .command import Command
@@ -135,10 +135,12 @@ class _RuncProcess(Process):
             uid=options.io_uid,
             gid=options.io_gid,
             console_in=self._bundle if self._streams.terminal else "",
+            logged=self._logged,
         )
         if stdio.console_path:
             arguments = [*arguments, "--console-socket", stdio.console_path]
         try:
+            await stdio.prepare()
             with self._children.expecting(pid_file) as claim:
                 try:
                     await self._command.attached(
@@ -152,9 +154,16 @@ class _RuncProcess(Process):
                     raise
         except BaseException:
             stdio.close()
+            await stdio.ended(0)
             raise
         self._child, self._stdio = child, stdio
         child.listen(lambda _: stdio.process_ended())
+
+    @property
+    def _logged(self) -> Logged:
+        """What a logger is to know of the process."""
+        command = self._command
+        return Logged(self._children, command.namespace, command.id, command.id)
 
     def _let_go_of_stdio(self) -> None:
         if self._stdio:
@@ -387,10 +396,15 @@ class _RuncExec(_RuncProcess):
     ) -> None:
         super().__init__(children, command, directory, streams, held, kills)
         self._document = document
+        self._exec_id = exec_id
         base = f"{directory}/exec-{exec_id}"  # an exec may be called "init"
         self._process_file = f"{base}.process.json"
         self._pid_file = f"{base}.pid"
         self._log = f"{base}.log.json"
+
+    @property
+    def _logged(self) -> Logged:
+        return super()._logged._replace(id=self._exec_id)
 
     async def start(self) -> None:
         # The file may hold secrets of the environment.

@@ -6,6 +6,7 @@ Must not know: how bytes move.
 Delete does not wait for a reader that has stalled; so what is left, in the process's
 pipe, in our hands and in the client's fifo (whose bytes go with its last descriptor),
 is held here, without anything else of the container.
+So is a logger that has not ended yet.
 
 Invariant (output-held): unread output outlives Delete and Shutdown until it was read,
 nobody can read it any more, or nothing of it moved for `LIMIT_S`; then all is closed.
@@ -18,6 +19,8 @@ import logging
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
     from .streams import Stdio
 
 _log = logging.getLogger(__name__)
@@ -48,10 +51,15 @@ class Held:
         extra = {"container": container}
         if stdio.is_read:
             _close(stdio, extra)
+            if stdio.is_logging:
+                self._take(stdio.ended())
             return
         unread = stdio.unread_bytes
         _log.info("deleted with %d bytes of output unread", unread, extra=extra)
-        task = asyncio.get_running_loop().create_task(self._hold(stdio, extra))
+        self._take(self._hold(stdio, extra))
+
+    def _take(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
         self._holding.add(task)
         task.add_done_callback(self._holding.discard)
 
@@ -78,6 +86,7 @@ class Held:
                     before, since = stdio.progress, loop.time()
         finally:
             _close(stdio, extra)
+            await stdio.ended()
 
 
 def _close(stdio: Stdio, extra: dict[str, str]) -> None:

@@ -18,11 +18,12 @@ import os
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Final
 
-from dunnage.errors import DunnageError, Unimplemented, kind_of
+from dunnage.errors import DunnageError, kind_of
 
 from .fd import Fd, pipe, unread_bytes
 from .fifo import FifoSink, FifoSource, reason
 from .file import FileSink
+from .logger import END_LIMIT_S, Logged, Logger, LoggerSink
 from .null import NullSink
 from .pty import ConsoleSocket, Pty
 from .pump import Pump
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
     from .sink import Sink
 
-_LATER_SCHEMES: Final = frozenset({"binary", "binary-v2"})
+_LOGGERS: Final = frozenset({"binary", "binary-v2"})
 _LOOKS: Final = 8  # how often, in a time without progress, to look for some
 
 
@@ -52,6 +53,9 @@ class Output:
 
     def make_pipe(self) -> None:
         """Take it from a pipe whose other end is the process's."""
+        if isinstance(self._sink, LoggerSink):  # a pipe already: there is none to pump
+            self.child = self._sink.fd
+            return
         source, self.child = pipe()
         self._source, self._close_source = source, source.close
         os.set_blocking(source.number, False)
@@ -91,8 +95,10 @@ class Output:
 
     def start(self) -> None:
         """Begin copying."""
-        assert self._pump, "it comes from somewhere by now"
-        self._pump.start()
+        if self._pump:
+            self._pump.start()
+        else:
+            self._sink.finish(self._sink_done, wrote=True)
 
     def forsake(self) -> None:
         """Be content with the reader that is there, where no other one can come."""
@@ -198,7 +204,7 @@ class Input:
 class Stdio:
     """The streams of one process, from `open` to `finished` or `close`.
 
-    Open it, give `child` to the process, `close_child_ends`, `start`.
+    Open it, `prepare`, give `child` to the process, `close_child_ends`, `start`.
     Output is copied until every holder of the process's ends is gone, whatever becomes
     of the request that began it; that of a terminal until `process_ended`, and what was
     written until then.
@@ -211,7 +217,9 @@ class Stdio:
         self._console: ConsoleSocket | None = None
         self._pty: Pty | None = None
         self._input: Input | None = None
-        self._outputs: dict[str, Output] = {}
+        self._outputs: dict[tuple[str, bool], Output] = {}
+        self._loggers: dict[str, Logger] = {}
+        self._logged: Logged | None = None
 
     @classmethod
     def open(
@@ -223,6 +231,7 @@ class Stdio:
         uid: int = 0,
         gid: int = 0,
         console_in: str = "",
+        logged: Logged | None = None,
     ) -> Stdio:
         """Open what the request names; an empty name is /dev/null.
 
@@ -233,9 +242,11 @@ class Stdio:
         Never waits for a client.
         The process's ends of the pipes are given to ``uid`` and ``gid``, so that it may
         open them again under /dev/stdout.
+        Without ``logged`` there can be no loggers.
         A failure leaves nothing open.
         """
         self = cls()
+        self._logged = logged
         with ExitStack() as undo:
             undo.callback(self.close)
             try:
@@ -253,6 +264,17 @@ class Stdio:
     def console_path(self) -> str:
         """Where the runtime shall send the terminal; empty without one."""
         return self._console.path if self._console else ""
+
+    async def prepare(self) -> None:
+        """Have the loggers run, and wait until they are ready.
+
+        Cancelled, or failed, it is to be followed by `close` and `ended`.
+
+        Raises:
+            DunnageError: there is no such program, it ended or it was not ready.
+        """
+        for logger in self._loggers.values():
+            await logger.start()
 
     def close_child_ends(self) -> None:
         """Close what the process has by now: as long as we hold it there is no end."""
@@ -328,6 +350,7 @@ class Stdio:
     async def drained(self, limit_s: float, idle_s: float = 0.2) -> bool:
         """Wait until all output was read; return whether it was.
 
+        A logger has read it when it has ended.
         False when for ``idle_s`` no byte moved, as with a reader that has stalled or a
         grandchild that keeps the pipe without a word; and after ``limit_s`` anyway.
         Cancelling it, like its end, leaves the copying as it is.
@@ -343,7 +366,8 @@ class Stdio:
             # for a stream at rest: each of them lets the pumps have their turn.
             await asyncio.wait((self.finished,), timeout=min(left_s, idle_s / _LOOKS))
             now = self.progress
-            still = still + 1 if now == before else 0
+            is_at_rest = now == before and not self._is_ending
+            still = still + 1 if is_at_rest else 0
             before = now
         return all(output.was_read for output in self._outputs.values())
 
@@ -351,6 +375,8 @@ class Stdio:
         """Give up what is left and close everything; idempotent."""
         if self._input:
             self._input.close()
+        for logger in self._loggers.values():
+            logger.close()
         for output in self._outputs.values():
             output.close()
         if self._console:
@@ -359,13 +385,22 @@ class Stdio:
         if not self.finished.done():
             self.finished.set_result(None)
 
+    @property
+    def is_logging(self) -> bool:
+        """Whether a logger of it is not gone yet."""
+        return any(logger.is_running for logger in self._loggers.values())
+
+    async def ended(self, limit_s: float = END_LIMIT_S) -> None:
+        """Wait for the end of the loggers; who is late is killed. Follows `close`."""
+        for logger in self._loggers.values():
+            await logger.ended(limit_s)
+
     def _open(self, stdin: str, stdout: str, stderr: str, uid: int, gid: int) -> None:
-        # One name for both outputs: one pipe for both, and nothing changes their order.
-        for uri in (stdout, stderr):
-            if uri and uri not in self._outputs:
-                output = Output(_open_sink(uri), self._finish_if_over)
-                self._outputs[uri] = output
-                output.make_pipe()
+        outputs = [
+            self._output(uri, is_stderr=is_stderr) if uri else None
+            for uri, is_stderr in ((stdout, False), (stderr, True))
+        ]
+        self._close_unused(stdout, stderr)
         if stdin:
             self._input = Input(FifoSource.open(stdin))
             self._input.make_pipe()
@@ -377,16 +412,56 @@ class Stdio:
         if not (stdin and stdout and stderr):
             self._null = Fd(os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC))
         null = self._null.number if self._null else -1
-        self.child = (
-            self._input.child.number if self._input else null,
-            self._outputs[stdout].child.number if stdout else null,
-            self._outputs[stderr].child.number if stderr else null,
-        )
+        out, err = (output.child.number if output else null for output in outputs)
+        self.child = (self._input.child.number if self._input else null, out, err)
+
+    def _output(self, uri: str, *, is_stderr: bool) -> Output:
+        """Return the output of that name.
+
+        One name for both: one pipe for both, and nothing changes their order; but a
+        logger is to tell them apart.
+        """
+        logger = self._logger(uri)
+        key = uri, logger is not None and is_stderr
+        if key not in self._outputs:
+            if logger:
+                sink: Sink = logger.err if is_stderr else logger.out
+            else:
+                sink = _open_sink(uri)
+            self._outputs[key] = output = Output(sink, self._finish_if_over)
+            output.make_pipe()
+        return self._outputs[key]
+
+    def _logger(self, uri: str) -> Logger | None:
+        """Return the logger of that name, if it is one's."""
+        if (scheme := _scheme(uri)) not in _LOGGERS:
+            return None
+        if uri not in self._loggers:
+            assert self._logged, "whoever wants loggers says whose output it is"
+            says_ready = scheme == "binary-v2"
+            self._loggers[uri] = Logger(
+                LogUri.parse(uri), self._logged, says_ready=says_ready
+            )
+        return self._loggers[uri]
+
+    def _close_unused(self, stdout: str, stderr: str) -> None:
+        """Close what the loggers have of streams that are not theirs."""
+        for uri, logger in self._loggers.items():
+            if uri != stdout:
+                logger.out.fd.close()
+            if uri != stderr:
+                logger.err.fd.close()
 
     def _open_console(self, directory: str, stdin: str, stdout: str) -> None:
-        sink = _open_sink(stdout) if stdout else NullSink.open()
-        # What nobody reads is read nevertheless: the process must not wait for ever.
-        self._outputs[stdout] = Output(sink, self._finish_if_over)
+        sink: Sink
+        if logger := self._logger(stdout):
+            sink = logger.out
+            os.set_blocking(sink.fd.number, False)
+            self._close_unused(stdout, "")
+        else:
+            # What nobody reads is read nevertheless: the process must not wait for it.
+            sink = _open_sink(stdout) if stdout else NullSink.open()
+        self._outputs[stdout, False] = Output(sink, self._finish_if_over)
         if stdin:
             self._input = Input(FifoSource.open(stdin), self.process_ended)
         self._console = ConsoleSocket(directory)
@@ -414,6 +489,10 @@ class Stdio:
             self._pty.close()
 
     @property
+    def _is_ending(self) -> bool:
+        return any(logger.is_ending for logger in self._loggers.values())
+
+    @property
     def progress(self) -> list[tuple[int, int]]:
         """What changes whenever a byte moves."""
         return [output.progress for output in self._outputs.values()]
@@ -426,19 +505,25 @@ class Stdio:
 
 
 def _open_sink(uri: str) -> Sink:
-    """Open what an output's name stands for."""
+    """Open what an output's name stands for, but for loggers."""
+    match _scheme(uri):
+        case "":
+            return FifoSink.open(uri)
+        case "file":
+            return FileSink.open(LogUri.parse(uri).path)
+        case scheme:
+            text = f"failed to create init process I/O: unknown STDIO scheme {scheme}"
+            raise DunnageError(text)
+
+
+def _scheme(uri: str) -> str:
+    """Return the scheme of a name, in lower case; none for a path.
+
+    As in containerd's shim, ``fifo://`` is no scheme of its own: a strange path.
+    """
     scheme, separator, _ = uri.partition("://")
     scheme = scheme.lower()
-    if not separator or "/" in scheme or scheme == "fifo":
-        # As in containerd's shim, `fifo://` is no scheme of its own: a strange path.
-        return FifoSink.open(uri)
-    if scheme == "file":
-        return FileSink.open(LogUri.parse(uri).path)
-    if scheme in _LATER_SCHEMES:
-        raise Unimplemented(f"STDIO scheme {scheme}")
-    raise DunnageError(
-        f"failed to create init process I/O: unknown STDIO scheme {scheme}"
-    )
+    return "" if not separator or "/" in scheme or scheme == "fifo" else scheme
 
 
 def _nothing() -> None:
