@@ -44,3 +44,24 @@ def test_what_is_no_object_is_refused(data: bytes) -> None:
     """Bad JSON is an invalid argument that names the file."""
     with pytest.raises(InvalidArgument, match=r"config\.json"):
         Spec.parse(data)
+
+
+@pytest.mark.parametrize(
+    ("mappings", "outside"),
+    [
+        ([{"containerID": 0, "hostID": 1000, "size": 9}], 1000),
+        ([{"containerID": 5, "hostID": 7}, {"containerID": 0, "hostID": 8}], 8),
+        ([{"containerID": 1, "hostID": 1000}], 0),
+        ([{"containerID": 0, "hostID": "7"}], 0),
+        ([{"containerID": 0}, 3], 0),
+        ([], 0),
+        (None, 0),
+        ({"containerID": 0, "hostID": 7}, 0),
+    ],
+)
+def test_who_root_is_outside(mappings: object, outside: int) -> None:
+    """What the mappings make of id 0; without one it is nobody else."""
+    linux = {"uidMappings": mappings, "gidMappings": [{"containerID": 0, "hostID": 3}]}
+    spec = Spec.parse(json.dumps({"linux": linux}))
+
+    assert (outside, 3) == (spec.root_uid, spec.root_gid)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,15 @@ pytestmark = pytest.mark.slow
 
 RUNTIMES = pytest.mark.parametrize("runtime", ["runc", "crun"])
 SAYS = ["sh", "-c", "echo out; echo err >&2"]
+
+
+@pytest.fixture
+def open_path() -> Iterator[Path]:
+    """Return a directory that anybody can pass through; pytest's are its user's."""
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory)
+        path.chmod(0o755)
+        yield path
 
 
 async def led(shim: Shim, *, terminal: bool = False, **streams: Any) -> None:
@@ -97,3 +108,28 @@ async def test_a_full_disk(tmp_path: Path) -> None:
         await shim.call("c", "delete")
         assert (disk / "log").read_text().endswith("last\n")
         assert "bytes of its output were never read" in shim.log("c")
+
+
+@RUNTIMES
+@pytest.mark.parametrize("given", [{}, {"io_uid": 1234, "io_gid": 1235}])
+@in_loop
+async def test_in_a_user_namespace(
+    open_path: Path, runtime: str, given: dict[str, int]
+) -> None:
+    """Its root owns the streams, whether the options say so or only the spec does."""
+    async with Shim(open_path, runtime=runtime) as shim:
+        config = spec(["sh", "-c", "stat -Lc %u:%g /dev/stdout; echo on >/dev/stdout"])
+        linux = config["linux"]
+        linux["namespaces"].append({"type": "user"})
+        for name, host in (("uidMappings", 1234), ("gidMappings", 1235)):
+            linux[name] = [{"containerID": 0, "hostID": host, "size": 1}]
+        await shim.up("c", config=config)
+        uri = f"file://{open_path}/out"
+        options = shim.options(**given)
+        await shim.call("c", "create", stdout=uri, stderr=uri, options=options)
+        await shim.call("c", "start")
+        await shim.call("c", "wait")
+        await shim.call("c", "delete")
+        assert "0:0\non\n" == (open_path / "out").read_text()
+        await shim.call("c", "shutdown")
+        assert [] == await shim.gone("c")

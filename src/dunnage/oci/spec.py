@@ -21,6 +21,9 @@ class Spec:
     annotations: Mapping[str, str] = field(default_factory=dict)
     shares_pid_namespace: bool = True
     """Processes of the container outlive its init: no pid namespace of its own."""
+    root_uid: int = 0
+    """Who the container's root is outside of it; 0 if that is not said."""
+    root_gid: int = 0
 
     @classmethod
     def parse(cls, data: bytes | str) -> Self:
@@ -42,8 +45,13 @@ class Spec:
             for key, value in _dict(config.get("annotations")).items()
             if isinstance(value, str)
         }
-        namespaces = _dict(config.get("linux")).get("namespaces")
-        return cls(annotations, _shares_pid_namespace(namespaces))
+        linux = _dict(config.get("linux"))
+        return cls(
+            annotations,
+            _shares_pid_namespace(linux.get("namespaces")),
+            _outside(linux.get("uidMappings")),
+            _outside(linux.get("gidMappings")),
+        )
 
 
 def _shares_pid_namespace(namespaces: object) -> bool:
@@ -57,6 +65,14 @@ def _shares_pid_namespace(namespaces: object) -> bool:
         if namespace.get("type") == "pid":
             return bool(namespace.get("path"))
     return True
+
+
+def _outside(mappings: object) -> int:
+    """Return what a user namespace makes of its id 0."""
+    for mapping in map(_dict, mappings if isinstance(mappings, list) else ()):
+        if mapping.get("containerID") == 0 and isinstance(mapping.get("hostID"), int):
+            return int(mapping["hostID"])
+    return 0
 
 
 def _dict(value: object) -> dict[str, Any]:

@@ -141,6 +141,38 @@ async def test_the_streams_are_those_of_the_process(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("given", "owner"),
+    [({}, "7:8"), ({"io_uid": 5}, "5:0"), ({"io_gid": 6}, "0:6")],
+)
+@as_shim
+async def test_without_options_the_spec_names_the_owner(
+    tmp_path: Path, given: dict[str, int], owner: str
+) -> None:
+    """Who is root in its user namespace; also of an exec, and not in options.json."""
+    with Children() as children:
+        fake = FakeRuntime(tmp_path, children)
+        mapped = [[{"containerID": 0, "hostID": host, "size": 1}] for host in (7, 8)]
+        linux = {"uidMappings": mapped[0], "gidMappings": mapped[1]}
+        (fake.bundle / "config.json").write_text(json.dumps({"linux": linux}))
+        for command in ("create", "exec"):
+            fake.on(command, "stat -Lc %u:%g /dev/stdout >&2")
+        out, err = (f"file://{tmp_path}/{name}" for name in ("out", "err"))
+        container = await fake.create(Streams("", out, err), **given)
+        process = container.add_exec("e", SPEC, Streams("", out, err))
+        await process.start()
+        for each in (container, process):
+            await each.kill(9)
+            await heard(each)
+            await each.drained(LIMIT_S)
+        assert f"{owner}\n" * 2 == (tmp_path / "err").read_text()
+        written = json.loads((fake.bundle / "options.json").read_text())
+        assert given == {k: v for k, v in written.items() if k.startswith("io_")}
+        for each in (process, container):
+            await each.delete()
+            await each.release()
+
+
+@pytest.mark.parametrize(
     ("script", "text"),
     [
         ("fail 'no luck'", "^OCI runtime create failed: no luck$"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import json
 import logging
 import os
@@ -45,6 +46,7 @@ from dunnage.host.mounts import (
 )
 from dunnage.host.procs import Child, Children, Claim, Exited
 from dunnage.host.stdio import Held, Logged, Stdio
+from dunnage.oci import Spec
 
 from . import criu, notes, stale, texts, traces
 from .command import Command
@@ -71,7 +73,8 @@ class RuncDriver(Driver):
                 os.mkdir(f"{creation.bundle}/{bundle.ROOTFS}", 0o711)
         self.options.write(creation.bundle)
         cgroup = traces.write(creation.bundle, self.options)
-        command = Command(self.children, self.options, self.namespace, creation.id)
+        options = _with_owner(self.options, creation.bundle)
+        command = Command(self.children, options, self.namespace, creation.id)
         container = RuncContainer(self.children, command, creation, self.held, cgroup)
         await container.create()
         return container
@@ -461,6 +464,24 @@ def _expect_config(directory: str) -> None:
     with contextlib.suppress(OSError):
         if not stat.S_ISREG(os.stat(path).st_mode):
             raise InvalidArgument(f"{path} is not a regular file")
+
+
+def _with_owner(options: Options, directory: str) -> Options:
+    """Return options whose owner of the streams, if they name none, is the spec's.
+
+    In a user namespace that is the container's root: who it does not know, nobody in it
+    can open /dev/stdout of.
+    """
+    if options.io_uid or options.io_gid:
+        return options
+    try:
+        config = bundle.read_config(directory)
+        if b"idMappings" not in config:
+            return options
+        spec = Spec.parse(config)
+    except (OSError, DunnageError):
+        return options  # the runtime's to judge
+    return dataclasses.replace(options, io_uid=spec.root_uid, io_gid=spec.root_gid)
 
 
 def _claimed(claim: Claim, prefix: str) -> Child:
