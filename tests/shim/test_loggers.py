@@ -223,8 +223,9 @@ async def test_one_that_is_not_ready(
 
 @in_loop
 async def test_a_runtime_that_fails_later(tmp_path: Path) -> None:
-    """The logger that was ready by then goes, too."""
-    kept = Kept(tmp_path)
+    """The logger that was ready by then goes, too, whatever it thinks of that."""
+    text = "#!/bin/sh\necho $$ >$1/c; trap '' TERM; echo >&5; exec sleep 1000\n"
+    kept = Kept(tmp_path, text)
     async with Shim(tmp_path) as shim:
         await shim.up("c", ["/no/such"])
         with pytest.raises(DunnageError, match="no such file"):

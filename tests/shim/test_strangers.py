@@ -632,7 +632,7 @@ def elsewhere(shim: Shim, id_: str) -> dict[str, Any]:
 @pytest.mark.parametrize("name", ["stdin", "stdout", "stderr"])
 @in_loop
 async def test_odd_stdio(tmp_path: Path, name: str) -> None:
-    """What is no fifo is refused; a fifo that nobody opens holds nobody up."""
+    """What is no sink is refused; a fifo that nobody opens holds nobody up."""
     async with Shim(tmp_path) as shim, unharmed(shim):
         shim.bundle("d", spec(["true"]))
         for kind in ("directory", "socket", "loop", "nothing", "text"):
@@ -643,7 +643,7 @@ async def test_odd_stdio(tmp_path: Path, name: str) -> None:
                     "c", "create", **elsewhere(shim, "d") | {name: str(path)}
                 )
             assert str(path) in str(caught.value)
-        for uri in ("/a\0b", "file:///tmp/x", "binary://a", "smoke://x", LONG):
+        for uri in ("/a\0b", "file://tmp/x", "binary://a", "smoke://x", LONG):
             with pytest.raises(DunnageError):
                 await shim.call("c", "create", **elsewhere(shim, "d") | {name: uri})
             if name == "stdout":

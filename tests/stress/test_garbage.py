@@ -137,6 +137,33 @@ async def terminal(shim: Shim, id_: str) -> None:
         assert b"hello\r\n" == read()
 
 
+async def logged(shim: Shim, id_: str) -> None:
+    """Loggers that are never ready, that die, and that end; and a file."""
+    program = shim.directory / "logger"
+    out = shim.directory / "kept"
+
+    def written(text: str) -> str:
+        program.write_text(f"#!/bin/sh\n{text}")
+        program.chmod(0o700)
+        return f"binary://{program}?{shim.directory}"
+
+    uri = written("exit 1")
+    with pytest.raises(DunnageError, match="call ready"):
+        await shim.call(id_, "create", stdout=uri, stderr=uri)
+    written("echo >&5; mkdir $1/died && exit 1; rmdir $1/died; cat <&3 >>$1/kept")
+    await shim.call(id_, "create", stdout=uri, stderr=f"file://{out}-e")
+    await shim.call(id_, "start")
+    await shim.exec(id_, "e", ["echo", "x"], stdout=f"file://{out}-e", stderr=uri)
+    await shim.call(id_, "start", exec_id="e")
+    await shim.call(id_, "wait", exec_id="e")
+    await shim.call(id_, "delete", exec_id="e")
+    await shim.call(id_, "kill", signal=9)
+    assert 137 == (await shim.call(id_, "wait")).exit_status
+    await shim.call(id_, "delete")
+    assert "hello\n" == out.read_text()
+    out.unlink()
+
+
 async def paused(shim: Shim, id_: str) -> None:
     """Frozen, thawed, frozen again, and killed."""
     await shim.call(id_, "create")
@@ -169,7 +196,7 @@ async def refused(shim: Shim, id_: str) -> None:
 
     no_mount = [{"type": "ext4", "source": "/no/such", "options": []}]
     await refusal("create", rootfs=no_mount)
-    await refusal("create", stdout="file:///no/such")
+    await refusal("create", stdout="file://no/such")
     await refusal("create", rootfs=[])  # the runtime says no
     await refusal("state")
     await shim.call(id_, "create")
@@ -192,6 +219,7 @@ HELLO: Final = ["sh", "-c", "echo hello; exit 3"]
 KINDS: Final[dict[_Life, Callable[[], dict[str, Any]]]] = {
     brief: lambda: spec(HELLO),
     execs: lambda: spec(["sleep", "1000"]),
+    logged: lambda: spec(["sh", "-c", "echo hello; exec sleep 1000"]),
     terminal: lambda: terminal_spec(["sh", "-c", "echo hello; sleep 1000"]),
     paused: lambda: spec(["sleep", "1000"]),
     shared: lambda: spec(["sleep", "1000"], linux=_host_pids()),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import json
 import os
 import resource
@@ -18,6 +19,7 @@ from tests.host.stdio.clients import open_fds, run, until
 from dunnage.errors import DunnageError
 from dunnage.host.procs import Child, Children
 from dunnage.host.stdio import Held, Logged, Stdio, logger
+from dunnage.host.stdio.null import NullSink
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
@@ -276,18 +278,23 @@ def test_one_that_left_its_pipe_non_blocking(place: Place) -> None:
     """That is not its successor's trouble."""
     script = "import os; os.set_blocking(3, False); os.kill(os.getppid(), 9)"
     uri = place.uri(
-        "exec 5>&-; [ -e $1/second ] && exec cat <&3 >$1/out; touch $1/second\n"
+        "exec 5>&-\nif [ -e $1/second ]; then\n"
+        "cat <&3 >$1/out || touch $1/failed; exit\nfi\ntouch $1/second\n"
         f"{sys.executable} -IS -c '{script}'"
     )
 
     async def scenario(scene: Scene) -> None:
         stdio = await scene.open(stdout=uri)
-        scene.say(stdio, f"until [ -e {place.directory}/out ]; do :; done; echo out")
+        scene.say(
+            stdio,
+            f"until [ -e {place.directory}/out ]; do :; done; sleep 0.2; echo out",
+        )
         await until(lambda: place.kept() == "out\n")
         assert await stdio.drained(30)
         stdio.close()
 
     scene(scenario)
+    assert not (place.directory / "failed").exists()
     assert "out\n" == place.kept()
 
 
@@ -311,6 +318,33 @@ def test_one_that_always_dies_is_given_up(
     assert 7 <= len(deaths) <= 13
     assert given_up.endswith("is given up: output is dropped")
     assert "1000002 bytes of its output were never read" == lost
+
+
+def test_one_that_is_given_up_without_a_descriptor(
+    place: Place, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The process waits until there is one, and goes on then."""
+    monkeypatch.setattr(logger, "_DESCRIPTOR_PAUSE_S", 0.01)
+    uri = place.uri("echo >&5; exit 7")
+    failures = [OSError(errno.EMFILE, "none")] * 3
+    really = NullSink.open
+
+    def scarce() -> NullSink:
+        if failures:
+            raise failures.pop()
+        return really()
+
+    async def scenario(scene: Scene) -> None:
+        stdio = await scene.open(stdout=uri)
+        monkeypatch.setattr(NullSink, "open", scarce)
+        child = scene.say(stdio, "head -c 1000000 /dev/zero")
+        assert 0 == (await child.wait()).status
+        assert await stdio.drained(30)
+        assert 1000000 == stdio.lost_bytes
+        stdio.close()
+
+    scene(scenario)
+    assert 3 == caplog.text.count("too many open files")
 
 
 def test_given_up_and_closed_while_it_is_written(place: Place) -> None:

@@ -57,6 +57,7 @@ _TERM_LIMIT_S: Final = 2.0
 _FIRST_PAUSE_S: Final = 0.1
 _MOST_DEATHS: Final = 7
 _GOOD_LIFE_S: Final = 60.0
+_DESCRIPTOR_PAUSE_S: Final = 1.0
 
 
 class Logged(NamedTuple):
@@ -331,7 +332,7 @@ class Logger:
         return self._loop.time() - began
 
     async def _drop(self) -> None:
-        null = NullSink.open()
+        null = await self._null()
         ends: list[asyncio.Future[None]] = []
         try:
             for sink in (self.out, self.err):
@@ -340,6 +341,15 @@ class Logger:
             await asyncio.gather(*ends)
         finally:
             null.close()
+
+    async def _null(self) -> NullSink:
+        """Return where nothing arrives; waits for a descriptor if none is left."""
+        while True:
+            try:
+                return NullSink.open()
+            except OSError as error:
+                _log.warning("/dev/null: %s", reason(error), extra=self._extra)
+            await asyncio.sleep(_DESCRIPTOR_PAUSE_S)
 
 
 async def _ended(child: Child, limit_s: float) -> bool:
