@@ -172,7 +172,7 @@ def test_megabytes_pass_unchanged(place: Place) -> None:
 
     async def scenario(scene: Scene) -> None:
         stdio = await scene.open(stdout=uri, stderr=uri)
-        scene.say(stdio, "seq 1 200000; seq 5 >&2")
+        await scene.say(stdio, "seq 1 200000; seq 5 >&2").wait()
         assert await stdio.drained(30)
         assert stdio.finished.done()
         stdio.close()
@@ -191,7 +191,7 @@ def test_one_of_the_outputs(place: Place, stream: str, wanted: tuple[str, str]) 
 
     async def scenario(scene: Scene) -> None:
         stdio = await scene.open(**{stream: uri})
-        scene.say(stdio, "echo out; echo err >&2")
+        await scene.say(stdio, "echo out; echo err >&2").wait()
         assert await stdio.drained(10)
         stdio.close()
 
@@ -205,7 +205,7 @@ def test_it_may_take_its_time_in_the_end(place: Place) -> None:
 
     async def scenario(scene: Scene) -> None:
         stdio = await scene.open(stdout=uri, stderr=uri)
-        scene.say(stdio, "echo out")
+        await scene.say(stdio, "echo out").wait()
         assert await stdio.drained(10)
         stdio.close()
 
@@ -256,15 +256,15 @@ def test_one_that_is_given_up_while_it_is_not_ready(place: Place) -> None:
 def test_its_successor_reads_on(place: Place, caplog: pytest.LogCaptureFixture) -> None:
     """What a dead logger has not read is not lost, nor does the process notice."""
     uri = place.uri(
-        "echo . >>$1/lives; exec 5>&-; read -r x <&3; echo $x >>$1/out\n"
+        "echo . >>$1/lives; echo >&5; read -r x <&3; echo $x >>$1/out\n"
         "[ $(wc -l <$1/lives) -gt 4 ] || exit 7; cat <&3 >>$1/out"
     )
 
     async def scenario(scene: Scene) -> None:
         stdio = await scene.open(stdout=uri)
         child = scene.say(stdio, "seq 1 20000")
-        assert await stdio.drained(30)
         assert 0 == (await child.wait()).status
+        assert await stdio.drained(30)
         stdio.close()
 
     scene(scenario)
@@ -307,8 +307,8 @@ def test_one_that_always_dies_is_given_up(
     async def scenario(scene: Scene) -> None:
         stdio = await scene.open(stdout=uri, stderr=uri)
         child = scene.say(stdio, "head -c 1000000 /dev/zero; echo x >&2")
-        assert await stdio.drained(30)
         assert 0 == (await child.wait()).status
+        assert await stdio.drained(30)
         Held().keep(stdio, "c")
 
     scene(scenario)
