@@ -46,22 +46,38 @@ def test_what_is_no_object_is_refused(data: bytes) -> None:
         Spec.parse(data)
 
 
+def test_where_its_cgroup_is() -> None:
+    """The path as it is written; what is no string does not count."""
+    assert "/a/b" == Spec.parse('{"linux": {"cgroupsPath": "/a/b"}}').cgroups_path
+    for text in ('{"linux": {"cgroupsPath": 5}}', '{"linux": 5}', "{}"):
+        assert "" == Spec.parse(text).cgroups_path
+
+
 @pytest.mark.parametrize(
     ("mappings", "outside"),
     [
-        ([{"containerID": 0, "hostID": 1000, "size": 9}], 1000),
-        ([{"containerID": 5, "hostID": 7}, {"containerID": 0, "hostID": 8}], 8),
-        ([{"containerID": 1, "hostID": 1000}], 0),
-        ([{"containerID": 0, "hostID": "7"}], 0),
-        ([{"containerID": 0}, 3], 0),
-        ([], 0),
+        ([{"containerID": 0, "hostID": 1000, "size": 10}], 1000),
+        (
+            [
+                {"containerID": 1, "hostID": 5, "size": 1},
+                {"containerID": 0, "hostID": 6, "size": 1},
+            ],
+            6,
+        ),
+        ([{"containerID": 1, "hostID": 5, "size": 1}], 0),
+        ([{"containerID": 0, "hostID": 5, "size": 0}], 0),
+        ([{"containerID": 0, "hostID": "5", "size": 1}], 0),
+        ([{"containerID": 0, "hostID": -5, "size": 1}], 0),
+        (["x", None], 0),
+        ({"containerID": 0}, 0),
         (None, 0),
-        ({"containerID": 0, "hostID": 7}, 0),
     ],
 )
-def test_who_root_is_outside(mappings: object, outside: int) -> None:
-    """What the mappings make of id 0; without one it is nobody else."""
-    linux = {"uidMappings": mappings, "gidMappings": [{"containerID": 0, "hostID": 3}]}
-    spec = Spec.parse(json.dumps({"linux": linux}))
-
-    assert (outside, 3) == (spec.root_uid, spec.root_gid)
+def test_who_its_root_is_outside(mappings: object, outside: int) -> None:
+    """The id that 0 is mapped to; users and groups each have their own."""
+    other = [{"containerID": 0, "hostID": 77, "size": 1}]
+    text = json.dumps({"linux": {"uidMappings": mappings, "gidMappings": other}})
+    spec = Spec.parse(text)
+    assert (outside, 77) == (spec.root_uid, spec.root_gid)
+    text = json.dumps({"linux": {"uidMappings": other, "gidMappings": mappings}})
+    assert outside == Spec.parse(text).root_gid

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
-import typing
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,7 +18,7 @@ from dunnage.api import (
     typeurl,
 )
 from dunnage.api import task_v2_pb2 as pb
-from dunnage.descriptors import Any
+from dunnage.descriptors import Any as PackedAny
 from dunnage.drivers.contract import Checkpoint, Creation, Streams
 from dunnage.drivers.runc import Options
 from dunnage.errors import (
@@ -37,13 +38,13 @@ from dunnage.task.states import Status
 @pytest.mark.parametrize(
     "packed",
     [
-        Any(),
-        Any(type_url="containerd.runc.v1.Options"),
-        Any(type_url="some.Options"),
-        Any(value=b"x"),
+        PackedAny(),
+        PackedAny(type_url="containerd.runc.v1.Options"),
+        PackedAny(type_url="some.Options"),
+        PackedAny(value=b"x"),
     ],
 )
-def test_no_options_are_defaults(packed: Any) -> None:
+def test_no_options_are_defaults(packed: PackedAny) -> None:
     """Without a type or a value there is nothing to decode."""
     assert Options() == translate.options(packed, "/b")
 
@@ -56,7 +57,7 @@ def test_a_relative_root_is_in_the_bundle() -> None:
 
 
 def test_options_of_runc() -> None:
-    """Every field that the runtime is called by."""
+    """Every field of the message."""
     message = runc_options_pb2.Options(
         no_pivot_root=True,
         no_new_keyring=True,
@@ -69,7 +70,10 @@ def test_options_of_runc() -> None:
         criu_path="/criu",
         criu_image_path="/image",
         criu_work_path="/work",
+        task_api_address="/address",
+        task_api_version=3,
     )
+    assert len(message.ListFields()) == len(message.DESCRIPTOR.fields)
     expected = Options(
         no_pivot_root=True,
         no_new_keyring=True,
@@ -80,48 +84,51 @@ def test_options_of_runc() -> None:
         root="/root",
         criu_path="/criu",
         systemd_cgroup=True,
+        criu_image_path="/image",
         criu_work_path="/work",
+        task_api_address="/address",
+        task_api_version=3,
     )
     assert expected == translate.options(typeurl.pack(message), "/b")
 
 
 def test_options_of_old_clients() -> None:
     """The dialect of the 1.6 era names neither a program nor its root."""
-    message = legacy_options_pb2.CreateOptions(
-        no_pivot_root=True,
-        no_new_keyring=True,
-        shim_cgroup="/x",
-        io_uid=1,
-        io_gid=2,
-        criu_work_path="/work",
-        criu_image_path="/image",
-    )
-    expected = Options(
-        no_pivot_root=True,
-        no_new_keyring=True,
-        shim_cgroup="/x",
-        io_uid=1,
-        io_gid=2,
-        criu_work_path="/work",
-    )
+    fields: dict[str, Any] = {
+        "no_pivot_root": True,
+        "no_new_keyring": True,
+        "shim_cgroup": "/x",
+        "io_uid": 1,
+        "io_gid": 2,
+        "criu_work_path": "/work",
+        "criu_image_path": "/image",
+    }
+    message = legacy_options_pb2.CreateOptions(**fields, terminal=True)
+    expected = Options(**fields)
     assert expected == translate.options(typeurl.pack(message), "/b")
 
 
 @pytest.mark.parametrize(
     ("packed", "kind"),
     [
-        (Any(type_url="some.Options", value=b"x"), NotFound),
-        (Any(type_url="containerd.runc.v1.Options", value=b"\xff"), InvalidArgument),
-        (Any(type_url="containerd.linux.runc.CreateOptions", value=b"a"), DunnageError),
+        (PackedAny(type_url="some.Options", value=b"x"), NotFound),
+        (
+            PackedAny(type_url="containerd.runc.v1.Options", value=b"\xff"),
+            InvalidArgument,
+        ),
+        (
+            PackedAny(type_url="containerd.linux.runc.CreateOptions", value=b"a"),
+            DunnageError,
+        ),
     ],
 )
-def test_options_of_something_else(packed: Any, kind: type[DunnageError]) -> None:
+def test_options_of_something_else(packed: PackedAny, kind: type[DunnageError]) -> None:
     """An unknown type, or a value that cannot be read, is never taken for none."""
     with pytest.raises(kind, match=packed.type_url):
         translate.options(packed, "/b")
 
 
-_ALLOWED: dict[str, typing.Any] = {
+_ALLOWED: dict[str, Any] = {
     "exit": True,
     "open_tcp": True,
     "external_unix_sockets": True,
@@ -145,7 +152,7 @@ _ALLOWED: dict[str, typing.Any] = {
         (legacy_options_pb2.CheckpointOptions(**_ALLOWED, image_path="/other"), ""),
     ],
 )
-def test_a_checkpoint(message: typing.Any, parent: str) -> None:
+def test_a_checkpoint(message: Any, parent: str) -> None:
     """Every option of both dialects; the request's path goes before theirs."""
     options = typeurl.pack(message)
     request = pb.CheckpointTaskRequest(id="c", path="/path", options=options)
@@ -222,8 +229,18 @@ def test_a_refusal_of_the_kernel(code: int, kind: type[DunnageError]) -> None:
     assert "just words" == str(translate.os_error(OSError("just words")))
 
 
-def test_runtime_options_of_cri() -> None:
-    """What Docker and CRI give to a runtime of another name is not understood yet."""
-    message = runtime_options_pb2.Options(type_url="x", config_path="/etc/x.toml")
-    with pytest.raises(NotFound):
-        translate.options(typeurl.pack(message), "/b")
+def test_options_in_toml(tmp_path: Path) -> None:
+    """What Docker and Kubernetes give to a runtime of another name: a text, or a file.
+
+    The text counts where there are both.
+    """
+    path = tmp_path / "x.toml"
+    path.write_text('BinaryName = "crun"')
+    pack, kind = typeurl.pack, runtime_options_pb2.Options
+    file = pack(kind(type_url="x", config_path=str(path)))
+    assert Options(binary_name="crun") == translate.options(file, "/b")
+    body = pack(kind(config_path=str(path), config_body=b'Root = "r"'))
+    assert Options(root="/b/r") == translate.options(body, "/b")
+    assert Options() == translate.options(pack(kind(type_url="x")), "/b")
+    with pytest.raises(InvalidArgument, match=r"^config_body: unknown option Bad "):
+        translate.options(pack(kind(config_body=b"Bad = 1")), "/b")

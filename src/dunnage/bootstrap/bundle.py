@@ -99,7 +99,7 @@ def read(bundle: str, name: str) -> str | None:
         OSError: it is there and cannot be read, or is longer than it can be.
     """
     try:
-        data = _read_whole(f"{bundle}/{name}", _READ_LIMIT_BYTES)
+        data = read_whole(f"{bundle}/{name}")
     except FileNotFoundError:
         return None
     return data.decode("utf-8", "replace").strip()
@@ -111,11 +111,15 @@ def read_config(bundle: str) -> bytes:
     Raises:
         OSError: it is absent, cannot be read, or is longer than it can be.
     """
-    return _read_whole(f"{bundle}/{CONFIG}", _CONFIG_LIMIT_BYTES)
+    return read_whole(f"{bundle}/{CONFIG}", _CONFIG_LIMIT_BYTES)
 
 
-def _read_whole(path: str, limit_bytes: int) -> bytes:
-    """Read a regular file; it is never waited for, whatever stands there."""
+def read_whole(path: str, limit_bytes: int = _READ_LIMIT_BYTES) -> bytes:
+    """Read a regular file; it is never waited for, whatever stands there.
+
+    Raises:
+        OSError: it is absent, cannot be read, or is longer than it can be.
+    """
     fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     try:
         status = os.fstat(fd)

@@ -21,8 +21,9 @@ class Spec:
     annotations: Mapping[str, str] = field(default_factory=dict)
     shares_pid_namespace: bool = True
     """Processes of the container outlive its init: no pid namespace of its own."""
+    cgroups_path: str = ""
     root_uid: int = 0
-    """Who the container's root is outside of it; 0 if that is not said."""
+    """Who the container's root is outside of its user namespace."""
     root_gid: int = 0
 
     @classmethod
@@ -46,11 +47,13 @@ class Spec:
             if isinstance(value, str)
         }
         linux = _dict(config.get("linux"))
+        path = linux.get("cgroupsPath")
         return cls(
             annotations,
             _shares_pid_namespace(linux.get("namespaces")),
-            _outside(linux.get("uidMappings")),
-            _outside(linux.get("gidMappings")),
+            path if isinstance(path, str) else "",
+            _root_outside(linux.get("uidMappings")),
+            _root_outside(linux.get("gidMappings")),
         )
 
 
@@ -67,11 +70,12 @@ def _shares_pid_namespace(namespaces: object) -> bool:
     return True
 
 
-def _outside(mappings: object) -> int:
-    """Return what a user namespace makes of its id 0."""
+def _root_outside(mappings: object) -> int:
+    """Return what the id 0 of the container is outside; unmapped, it is 0 as well."""
     for mapping in map(_dict, mappings if isinstance(mappings, list) else ()):
-        if mapping.get("containerID") == 0 and isinstance(mapping.get("hostID"), int):
-            return int(mapping["hostID"])
+        inside, outside, size = map(mapping.get, ("containerID", "hostID", "size"))
+        if inside == 0 and type(outside) is int and type(size) is int and size > 0:
+            return max(outside, 0)
     return 0
 
 

@@ -31,6 +31,7 @@ from dunnage.api import task_v2_pb2 as pb
 from dunnage.api import typeurl
 from dunnage.api.forward_pb2 import ForwardRequest
 from dunnage.api.runc_options_pb2 import Options as RuncOptions
+from dunnage.api.runtime_options_pb2 import Options as RuntimeOptions
 from dunnage.api.services import EVENTS, TASK_V2, TASK_V3
 from dunnage.bootstrap import address, bundle, flags, wire
 from dunnage.bootstrap.flags import Flags
@@ -142,6 +143,12 @@ def options() -> Any:
     return typeurl.pack(RuncOptions(binary_name=_RUNTIME))
 
 
+def _options_in_toml() -> Any:
+    """Return the same as Kubernetes and Docker would say it."""
+    body = f'BinaryName = "{_RUNTIME}"\nIoUid = 0\nSystemdCgroup = false\n'
+    return typeurl.pack(RuntimeOptions(config_body=body.encode()))
+
+
 def process() -> dict[str, Any]:
     """Return the spec of a process more, packed."""
     return {"type_url": "process", "value": json.dumps(_SPEC["process"]).encode()}
@@ -230,7 +237,8 @@ class _Play:
         rootfs = [mount, mount]
         streams = {"stdout": out, "stderr": err} if self._number % 3 else {}
         fields = {"bundle": directory, "rootfs": rootfs, **streams}
-        await call("create", options=options(), **fields)
+        packed = (options, _options_in_toml)[self._number // 2 % 2]()
+        await call("create", options=packed, **fields)
         waiting = _begin(call("wait"), reading)
         await call("start")
         await call("state")

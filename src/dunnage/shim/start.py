@@ -17,7 +17,8 @@ from typing import Final, NamedTuple
 
 from dunnage.bootstrap import address, bundle, identifiers, wire
 from dunnage.bootstrap.flags import Flags
-from dunnage.errors import InvalidArgument
+from dunnage.descriptors import Any
+from dunnage.errors import DunnageError, InvalidArgument, Unknown
 from dunnage.oci import Spec
 
 from . import socket_file
@@ -56,8 +57,11 @@ def begin(flags: Flags, stdin: bytes) -> Begun:
 
     The working directory is the bundle.
 
+    A new server is where the daemon wants it, and so is this process.
+
     Raises:
         InvalidArgument: ids, config.json or stdin make no sense.
+        Unknown: there can be no server where the daemon wants it.
         OSError: a kernel call failed; nothing is left behind.
     """
     identifiers.validate("namespace", flags.namespace)
@@ -77,7 +81,54 @@ def begin(flags: Flags, stdin: bytes) -> Begun:
         listener = socket_file.bind(path)
         if listener is not None or _joined(path, flags.id):
             break
+    if listener is not None:
+        try:
+            _settle(told)
+        except BaseException:
+            abandon(listener)
+            listener.close()
+            raise
     return Begun(wire.render_answer(told.dialect, where), told, listener)
+
+
+def _settle(told: wire.Start) -> None:
+    """Bring this process, and so the server, where the daemon wants it.
+
+    Raises:
+        Unknown: it cannot be brought there.
+    """
+    from dunnage.host.procs import share_no_core
+
+    from . import translate
+
+    if os.environ.get("SCHED_CORE"):
+        try:
+            share_no_core()
+        except OSError as error:
+            text = f"enable sched core support: {translate.os_error(error)}"
+            raise Unknown(text) from error
+    if told.options and (group := _shim_cgroup(told.options)):
+        from dunnage.host import cgroups
+
+        try:
+            cgroups.join(os.path.normpath(f"/{group.lstrip('/')}"))
+        except OSError as error:
+            text = f"join shim_cgroup: {translate.os_error(error)}"
+            raise Unknown(text) from error
+
+
+def _shim_cgroup(told: wire.Options) -> str:
+    """Return the cgroup that the options name.
+
+    If they make no sense it is for the Create that follows to refuse them.
+    """
+    from . import translate
+
+    packed = Any(type_url=told.type_url, value=told.value)
+    try:
+        return translate.options(packed, "").shim_cgroup
+    except DunnageError:
+        return ""
 
 
 def abandon(listener: socket.socket) -> None:

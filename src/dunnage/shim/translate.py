@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import os
 from typing import Final, TypeVar
@@ -14,12 +15,13 @@ from dunnage.api import (
     metrics_v2_pb2,
     process_pb2,
     runc_options_pb2,
+    runtime_options_pb2,
     task_v2_pb2,
     typeurl,
 )
 from dunnage.descriptors import Any
 from dunnage.drivers.contract import Checkpoint, Creation, Streams
-from dunnage.drivers.runc import Options
+from dunnage.drivers.runc import Options, configuration
 from dunnage.errors import (
     DunnageError,
     InvalidArgument,
@@ -59,26 +61,34 @@ def options(packed: Any, bundle: str) -> Options:
 
     Raises:
         NotFound: their type is not known here (the Go shim's code and text).
-        InvalidArgument: they cannot be decoded.
+        InvalidArgument: they cannot be decoded, or make no sense.
     """
-    kinds = (runc_options_pb2.Options, legacy_options_pb2.CreateOptions)
-    message = _decoded(packed, kinds)
-    if message is None:
-        return Options()
-    root = getattr(message, "root", "")
-    work = message.criu_work_path
-    return Options(
-        no_pivot_root=getattr(message, "no_pivot_root", False),
-        no_new_keyring=message.no_new_keyring,
-        shim_cgroup=message.shim_cgroup,
-        io_uid=message.io_uid,
-        io_gid=message.io_gid,
-        binary_name=getattr(message, "binary_name", ""),
-        root=os.path.join(bundle, root) if root else "",
-        criu_path=getattr(message, "criu_path", ""),
-        systemd_cgroup=getattr(message, "systemd_cgroup", False),
-        criu_work_path=os.path.join(bundle, work) if work else "",
+    if typeurl.holds(packed, runtime_options_pb2.Options):
+        kind = runtime_options_pb2.Options
+        in_toml = _decoded(packed, (kind, kind))
+        found = _from_toml(in_toml) if in_toml else Options()
+    else:
+        kinds = (runc_options_pb2.Options, legacy_options_pb2.CreateOptions)
+        message = _decoded(packed, kinds)
+        found = _named_alike(message) if message else Options()
+    root, work = (
+        os.path.join(bundle, path) if path else ""
+        for path in (found.root, found.criu_work_path)
     )
+    return dataclasses.replace(found, root=root, criu_work_path=work)
+
+
+def _named_alike(message: Message) -> Options:
+    """Return options from the fields of a message that have their names."""
+    names = (field.name for field in dataclasses.fields(Options))
+    known = message.DESCRIPTOR.fields_by_name
+    return Options(**{name: getattr(message, name) for name in names if name in known})
+
+
+def _from_toml(message: runtime_options_pb2.Options) -> Options:
+    if message.config_body:
+        return configuration.parse(message.config_body, "config_body")
+    return configuration.read(message.config_path) if message.config_path else Options()
 
 
 def checkpoint(request: task_v2_pb2.CheckpointTaskRequest) -> Checkpoint:

@@ -12,12 +12,14 @@ from pathlib import Path
 import pytest
 
 from dunnage.drivers.contract import Happening, Process, Streams
+from dunnage.drivers.runc import Options
 from dunnage.errors import (
     DunnageError,
     FailedPrecondition,
     NotFound,
     Unknown,
 )
+from dunnage.host.cgroups import paths
 from dunnage.host.procs import Children, Exited
 
 from .fake_runtime import LIMIT_S, FakeRuntime, as_shim
@@ -95,13 +97,26 @@ async def test_what_is_frozen_and_killed_is_thawed(tmp_path: Path) -> None:
         await container.release()
 
 
+@pytest.fixture
+def booted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the directory by which systemd is known to run."""
+    path = tmp_path / "systemd"
+    path.mkdir()
+    monkeypatch.setattr(paths, "_BOOTED", str(path))
+    return path
+
+
+@pytest.mark.usefixtures("booted")
 @as_shim
 async def test_options_reach_the_command_line(tmp_path: Path) -> None:
     """And the bundle, for whoever has to bury the container."""
     with Children() as children:
         fake = FakeRuntime(tmp_path, children)
         container = await fake.create(
-            no_pivot_root=True, no_new_keyring=True, systemd_cgroup=True
+            no_pivot_root=True,
+            no_new_keyring=True,
+            systemd_cgroup=True,
+            criu_path="/criu",
         )
         files = "--bundle BUNDLE --pid-file BUNDLE/init.pid"
         expected = f"create {files} --no-pivot --no-new-keyring c"
@@ -112,10 +127,44 @@ async def test_options_reach_the_command_line(tmp_path: Path) -> None:
             "no_pivot_root": True,
             "no_new_keyring": True,
             "systemd_cgroup": True,
+            "criu_path": "/criu",
         }
         await container.delete()
         assert isinstance(exited := await heard(container), Exited)
         assert 137 == exited.status  # it was created, and is killed
+
+
+@as_shim
+async def test_the_spec_chooses_systemd(tmp_path: Path, booted: Path) -> None:
+    """Options that are silent: then its path does; and so does `delete` later."""
+    with Children() as children:
+        fake = FakeRuntime(tmp_path, children)
+        path = {"linux": {"cgroupsPath": "system.slice:dunnage:c"}}
+        (fake.bundle / "config.json").write_text(json.dumps(path))
+        container = await fake.create()
+        (call,) = fake.calls()
+        assert call.startswith("--systemd-cgroup create ")
+        assert Options.read(str(fake.bundle)).systemd_cgroup
+        await container.delete()
+        await heard(container)
+        booted.rmdir()
+        with pytest.raises(FailedPrecondition, match="does not run here, there is no"):
+            await fake.create()
+
+
+@as_shim
+async def test_systemd_is_refused_where_it_does_not_run(
+    tmp_path: Path, booted: Path
+) -> None:
+    """Before anything is made or called."""
+    booted.rmdir()
+    with Children() as children:
+        fake = FakeRuntime(tmp_path, children)
+        before = sorted(fake.bundle.iterdir())
+        with pytest.raises(FailedPrecondition, match=f"there is no {booted}$"):
+            await fake.create(systemd_cgroup=True)
+        assert not (tmp_path / "calls").exists()
+        assert before == sorted(fake.bundle.iterdir())
 
 
 @as_shim

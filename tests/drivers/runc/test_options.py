@@ -20,7 +20,10 @@ FULL = Options(
     root="/root",
     criu_path="/criu",
     systemd_cgroup=True,
+    criu_image_path="/image",
     criu_work_path="/work",
+    task_api_address="/address",
+    task_api_version=3,
 )
 
 
@@ -47,14 +50,17 @@ def test_the_file_is_the_reference_s() -> None:
         "root": "/root",
         "criu_path": "/criu",
         "systemd_cgroup": True,
+        "criu_image_path": "/image",
         "criu_work_path": "/work",
+        "task_api_address": "/address",
+        "task_api_version": 3,
     }
     assert expected == json.loads(FULL.to_json())
 
 
 def test_what_the_reference_knows_more_is_skipped() -> None:
     """A file of the Go shim, of any version, can be read."""
-    text = '{"binary_name": "crun", "criu_image_path": "/x", "task_api_version": 3}'
+    text = '{"binary_name": "crun", "criu": "/x", "task_api_version": "3"}'
     assert Options(binary_name="crun") == Options.from_json(text)
 
 
@@ -103,3 +109,29 @@ def test_the_command_line() -> None:
     assert ["runc", "--root", "/run/containerd/runc/ns"] == Options().command("ns")
     expected = ["crun", "--root", "/root/ns", "--systemd-cgroup"]
     assert expected == FULL.command("ns")
+
+
+@pytest.mark.parametrize(
+    ("path", "is_for_systemd"),
+    [
+        ("system.slice:docker:c", True),
+        ("kubepods-pod_1.slice:cri-containerd:c", True),
+        (":docker:c", True),
+        ("-.slice::c", True),
+        ("", False),
+        ("/default/c", False),
+        ("default/c", False),
+        ("a:b:c", False),
+        ("/system.slice:docker:c", False),
+        ("system.slice:docker:", False),
+        ("system.slice:docker", False),
+        ("system.slice:a:b:c", False),
+    ],
+)
+def test_the_spec_speaks_where_options_are_silent(
+    path: str, is_for_systemd: bool
+) -> None:
+    """A path of systemd's form chooses its driver; no other path takes it away."""
+    expected = Options(root="/r", systemd_cgroup=is_for_systemd)
+    assert expected == Options(root="/r").for_cgroup(path)
+    assert FULL == FULL.for_cgroup(path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 import subprocess
@@ -37,11 +36,9 @@ def spawn() -> Iterator[Spawn]:
 
 
 @pytest.fixture
-def cgroup(tmp_path: Path) -> Iterator[str]:
-    """A path that the bundle's spec names as its cgroup."""
+def cgroup() -> Iterator[str]:
+    """A path that a spec may name as its cgroup."""
     path = f"/dunnage-test-{secrets.token_hex(4)}"
-    config = {"linux": {"cgroupsPath": path}}
-    (tmp_path / bundle.CONFIG).write_text(json.dumps(config))
     yield path
     for group in cgroups_named(path):
         group.rmdir()
@@ -91,7 +88,7 @@ def test_a_new_cgroup_is_the_containers(
     tmp_path: Path, spawn: Spawn, cgroup: str
 ) -> None:
     """It is noted before it is there; then its members are ended, and it goes."""
-    traces.write(str(tmp_path), Options())
+    traces.write(str(tmp_path), Options(), cgroup)
     found = traces.read(str(tmp_path))
     assert found is not None
     assert os.getpid() == found.shim.pid
@@ -113,7 +110,7 @@ def test_a_cgroup_with_others_in_it_is_not_noted(
     (freezer / cgroup.lstrip("/")).mkdir()
     process = spawn(tmp_path)
     (freezer / cgroup.lstrip("/") / "cgroup.procs").write_text(str(process.pid))
-    traces.write(str(tmp_path), Options())
+    traces.write(str(tmp_path), Options(), cgroup)
     found = traces.read(str(tmp_path))
     process.kill()
     process.wait()
@@ -141,7 +138,7 @@ def test_a_broken_note_is_none(tmp_path: Path, text: str) -> None:
 
 def test_it_can_be_forgotten(tmp_path: Path) -> None:
     """A container that was deleted leaves no way to its cgroup, which may be reused."""
-    traces.write(str(tmp_path), Options())
+    traces.write(str(tmp_path), Options(), "")
     traces.forget(str(tmp_path))
     traces.forget(str(tmp_path))
     assert traces.read(str(tmp_path)) is None

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from . import configuration
 from .bury import bury
 from .container import RuncDriver
 from .options import Options
 
-__all__ = ["Options", "RuncDriver", "bury"]
+__all__ = ["Options", "RuncDriver", "bury", "configuration"]

@@ -35,6 +35,7 @@ from dunnage.errors import (
 from dunnage.host.cgroups import (
     OomKills,
     Stats,
+    expect_systemd,
     of_process,
     read_stats,
     remove_empty_apart,
@@ -67,13 +68,16 @@ class RuncDriver(Driver):
 
     async def create(self, creation: Creation) -> Container:
         """Create a container; a failure leaves nothing behind."""
-        _expect_config(creation.bundle)
+        spec = _spec(creation.bundle)
+        options = self.options.for_cgroup(spec.cgroups_path)
+        if options.systemd_cgroup:
+            expect_systemd()
         if creation.rootfs:
             with contextlib.suppress(FileExistsError):
                 os.mkdir(f"{creation.bundle}/{bundle.ROOTFS}", 0o711)
-        self.options.write(creation.bundle)
-        cgroup = traces.write(creation.bundle, self.options)
-        options = _with_owner(self.options, creation.bundle)
+        options.write(creation.bundle)
+        cgroup = traces.write(creation.bundle, options, spec.cgroups_path)
+        options = _with_owner(options, spec)
         command = Command(self.children, options, self.namespace, creation.id)
         container = RuncContainer(self.children, command, creation, self.held, cgroup)
         await container.create()
@@ -455,18 +459,23 @@ def _object(data: bytes, what: str) -> dict[str, Any]:
     return value
 
 
-def _expect_config(directory: str) -> None:
-    """Refuse what a runtime would wait for, or never come to the end of.
+def _spec(directory: str) -> Spec:
+    """Return what config.json says; nothing, where a runtime is to judge it.
 
-    A file that is absent, or says nothing sensible, is the runtime's to judge.
+    Raises:
+        InvalidArgument: a runtime would wait for it, or never come to its end.
     """
     path = f"{directory}/{bundle.CONFIG}"
     with contextlib.suppress(OSError):
         if not stat.S_ISREG(os.stat(path).st_mode):
             raise InvalidArgument(f"{path} is not a regular file")
+    try:
+        return Spec.parse(bundle.read_config(directory))
+    except (OSError, InvalidArgument):
+        return Spec()
 
 
-def _with_owner(options: Options, directory: str) -> Options:
+def _with_owner(options: Options, spec: Spec) -> Options:
     """Return options whose owner of the streams, if they name none, is the spec's.
 
     In a user namespace that is the container's root: who it does not know, nobody in it
@@ -474,13 +483,6 @@ def _with_owner(options: Options, directory: str) -> Options:
     """
     if options.io_uid or options.io_gid:
         return options
-    try:
-        config = bundle.read_config(directory)
-        if b"idMappings" not in config:
-            return options
-        spec = Spec.parse(config)
-    except (OSError, DunnageError):
-        return options  # the runtime's to judge
     return dataclasses.replace(options, io_uid=spec.root_uid, io_gid=spec.root_gid)
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Self
 
 from dunnage.bootstrap import bundle
+from dunnage.host import cgroups
 
 DEFAULT_BINARY: Final = "runc"
 DEFAULT_ROOT: Final = "/run/containerd/runc"
@@ -31,7 +32,19 @@ class Options:
     root: str = ""
     criu_path: str = ""
     systemd_cgroup: bool = False
+    criu_image_path: str = ""
     criu_work_path: str = ""
+    task_api_address: str = ""
+    task_api_version: int = 0
+
+    def for_cgroup(self, cgroups_path: str) -> Self:
+        """Return the options for a container whose spec has this ``cgroupsPath``.
+
+        They are silent about the driver of cgroups, or say that it is not systemd's:
+        that cannot be told apart; but only systemd's has paths of its form.
+        """
+        is_silent = not self.systemd_cgroup and cgroups.is_for_systemd(cgroups_path)
+        return dataclasses.replace(self, systemd_cgroup=True) if is_silent else self
 
     def to_json(self) -> str:
         """Render the content of ``options.json``."""

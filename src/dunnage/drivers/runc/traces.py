@@ -19,7 +19,7 @@ import os
 import select
 import signal
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from dunnage.bootstrap import bundle
 from dunnage.host import cgroups
@@ -67,14 +67,19 @@ class Future(NamedTuple):
     """It was nowhere before."""
 
 
-def write(directory: str, options: Options) -> Future:
+def write(directory: str, options: Options, cgroups_path: str) -> Future:
     """Note, before anything is made, what there will be.
+
+    Args:
+        directory: the bundle.
+        options: those with which the container will be created.
+        cgroups_path: the spec's.
 
     Raises:
         OSError: the disk is full, or gone.
     """
     shim = Identity.mine()
-    path, paths = _future_cgroups(directory, options)
+    path, paths = _future_cgroups(cgroups_path, options)
     fields = {"shim": shim._asdict(), "cgroups": paths}
     bundle.write(directory, bundle.TRACES, json.dumps(fields))
     return Future(path, bool(paths) and not any(map(os.path.exists, paths)))
@@ -100,26 +105,16 @@ def forget(directory: str) -> None:
         os.unlink(f"{directory}/{bundle.TRACES}")
 
 
-def _future_cgroups(directory: str, options: Options) -> tuple[str | None, list[str]]:
+def _future_cgroups(
+    cgroups_path: str, options: Options
+) -> tuple[str | None, list[str]]:
     """Return what will be the container's cgroup; its directories, if its alone."""
-    path = cgroups.path_in_spec(
-        _cgroups_path(directory), systemd=options.systemd_cgroup
-    )
+    path = cgroups.path_in_spec(cgroups_path, systemd=options.systemd_cgroup)
     if path is None or path == "/":
         return None, []
     found = cgroups.directories(path)
     # Shared with others, who must not die with it.
     return path, [] if cgroups.members(found) else found
-
-
-def _cgroups_path(directory: str) -> str:
-    try:
-        with open(f"{directory}/{bundle.CONFIG}", "rb") as file:
-            config: Any = json.loads(file.read())
-        path = config["linux"]["cgroupsPath"]
-    except (OSError, ValueError, TypeError, KeyError, RecursionError):
-        return ""
-    return path if isinstance(path, str) else ""
 
 
 def _end_calls(group: int, directory: str) -> bool:

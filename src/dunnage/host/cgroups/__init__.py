@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 from .apart import remove_empty_apart
-from .group import kill_members, members, remove
+from .group import join, kill_members, members, remove
 from .kills import OomKills
-from .paths import directories, of_process, path_in_spec
+from .paths import (
+    directories,
+    expect_systemd,
+    is_for_systemd,
+    of_process,
+    path_in_spec,
+)
 from .stats import Stats
 from .stats import read as read_stats
 
@@ -13,6 +19,9 @@ __all__ = [
     "OomKills",
     "Stats",
     "directories",
+    "expect_systemd",
+    "is_for_systemd",
+    "join",
     "kill_members",
     "members",
     "of_process",

@@ -11,12 +11,15 @@ Invariant (members-only): a process is killed through a pidfd, and only if it wa
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import select
 import signal
 import time
 from collections.abc import Iterator, Sequence
 from typing import Final
+
+from . import paths
 
 _KILL_LIMIT_S: Final = 2.0
 _REMOVE_LIMIT_S: Final = 1.0
@@ -31,6 +34,26 @@ def members(directories: Sequence[str]) -> set[int]:
     Processes that our pid namespace does not see are left out.
     """
     return {pid for top in directories for group in _tree(top) for pid in _procs(group)}
+
+
+def join(path: str) -> None:
+    """Move this process to a cgroup, in every hierarchy that has one at that path.
+
+    Raises:
+        OSError: none has, or the kernel refuses.
+    """
+    found = [top for top in paths.directories(path) if os.path.isdir(top)]
+    if not found:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+    for top in found:
+        fd = os.open(f"{top}/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(fd, b"0")
+        except OSError as error:
+            error.filename = top
+            raise
+        finally:
+            os.close(fd)
 
 
 def kill_members(directories: Sequence[str]) -> bool:

@@ -9,6 +9,8 @@ import os
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
+from dunnage.errors import FailedPrecondition
+
 _MOUNTS: Final = "/proc/self/mountinfo"
 _SLICE: Final = ".slice"
 _OPTIONS: Final = frozenset({
@@ -16,6 +18,27 @@ _OPTIONS: Final = frozenset({
     "favordynmods",
 })  # fmt: skip
 """What stands among the controllers in v1's mount options."""
+_BOOTED: Final = "/run/systemd/system"
+"""Is there if systemd runs: sd_booted(3)."""
+
+
+def is_for_systemd(cgroups_path: str) -> bool:
+    """Tell whether ``cgroupsPath`` has the form ``slice:prefix:name``."""
+    slice_, *rest = cgroups_path.split(":")
+    has_slice = not slice_ or (slice_.endswith(_SLICE) and "/" not in slice_)
+    return has_slice and len(rest) == 2 and rest[1] != ""
+
+
+def expect_systemd() -> None:
+    """Refuse to have cgroups made by systemd where it does not run.
+
+    Raises:
+        FailedPrecondition: it does not.
+    """
+    if not os.path.isdir(_BOOTED):
+        raise FailedPrecondition(
+            f"cgroups by systemd: it does not run here, there is no {_BOOTED}"
+        )
 
 
 def path_in_spec(cgroups_path: str, *, systemd: bool) -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .child import Child, Exited, Listener
 from .children import Children, Claim, Completed
-from .prctl import set_child_subreaper
+from .prctl import set_child_subreaper, share_no_core
 from .spawn import run_to_end, spawn
 
 __all__ = [
@@ -16,5 +16,6 @@ __all__ = [
     "Listener",
     "run_to_end",
     "set_child_subreaper",
+    "share_no_core",
     "spawn",
 ]
