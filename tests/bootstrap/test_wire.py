@@ -276,3 +276,11 @@ def test_info() -> None:
     """-info says name and version."""
     info = RuntimeInfo.FromString(wire.render_info("io.containerd.dunnage.v2", "0.1.0"))
     assert (info.name, info.version.version) == ("io.containerd.dunnage.v2", "0.1.0")
+    assert not info.HasField("options")
+    assert not info.HasField("features")
+    given = wire.Options("x", b"y")
+    more = {"options": given, "features": b"{}", "annotations": {"a": "b"}}
+    info = RuntimeInfo.FromString(wire.render_info("n", "v", **more))  # type: ignore[arg-type]
+    assert ("x", b"y") == (info.options.type_url, info.options.value)
+    assert (wire.FEATURES, b"{}") == (info.features.type_url, info.features.value)
+    assert {"a": "b"} == dict(info.annotations)

@@ -6,10 +6,14 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from dunnage import __version__
+from dunnage.api import typeurl
+from dunnage.api.runc_options_pb2 import Options
+from dunnage.api.runtime_options_pb2 import Options as RuntimeOptions
 from dunnage.api.types_pb2 import RuntimeInfo
 from dunnage.shim import main
 
@@ -61,6 +65,54 @@ def test_info_is_a_message() -> None:
         info = RuntimeInfo.FromString(done.stdout)
         assert info.name == "io.containerd.dunnage.v2"
         assert info.version.version == __version__
+        # What runc says of itself.
+        url = "types.containerd.io/opencontainers/runtime-spec/1/features/Features"
+        assert url == info.features.type_url
+        features = json.loads(info.features.value)
+        assert "1.0.0" == features["ociVersionMin"]
+        assert features["annotations"] == dict(info.annotations)
+        assert "org.opencontainers.runc.version" in info.annotations
+
+
+def packed(**fields: Any) -> bytes:
+    """Return options as -info takes them."""
+    return typeurl.pack(Options(**fields)).SerializeToString()
+
+
+def test_info_of_another_runtime(tmp_path: Path) -> None:
+    """What another one says on stdout; one without the command has no features."""
+    program = tmp_path / "x"
+    says = """echo warning >&2; echo '{"annotations": 1}'"""
+    script = f'[ "$*" = features ] || exit 9\n{says}'
+    program.write_text(f"#!/bin/sh\n{script}")
+    program.chmod(0o755)
+    given = packed(binary_name=str(program))
+    done = run("-info", stdin=given)
+    assert (0, b"") == (done.returncode, done.stderr)
+    info = RuntimeInfo.FromString(done.stdout)
+    assert {"annotations": 1} == json.loads(info.features.value)
+    assert {} == info.annotations
+    assert given == info.options.SerializeToString()
+    for script in ("exit 3", "echo not json", "echo 5"):
+        program.write_text(f"#!/bin/sh\n{script}")
+        done = run("-info", stdin=given)
+        assert (0, b"") == (done.returncode, done.stderr)
+        assert not RuntimeInfo.FromString(done.stdout).HasField("features")
+
+
+def test_info_that_cannot_be_had() -> None:
+    """A runtime that is not there, and options that make no sense."""
+    toml = RuntimeOptions(config_body=b"Bad = 1")
+    for stdin, said in (
+        (packed(binary_name="no-such"), 'exec: "no-such": executable file not found'),
+        (packed(binary_name="/no/such"), "fork/exec /no/such: no such file"),
+        (typeurl.pack(toml).SerializeToString(), "config_body: unknown option Bad "),
+        (b"\x0a\x01x\x12\x01y", "type with url x"),
+        (b"\xff", "options: "),
+    ):
+        done = run("-info", stdin=stdin)
+        assert (1, b"") == (done.returncode, done.stdout)
+        assert said in done.stderr.decode()
 
 
 def test_an_unknown_flag_shows_the_usage() -> None:

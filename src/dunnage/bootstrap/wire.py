@@ -11,7 +11,9 @@ BootstrapResult comes out.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import Enum
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
 from google.protobuf.message import DecodeError, Message
@@ -34,8 +36,6 @@ from .endpoint import Endpoint
 from .flags import STDIN_LIMIT_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from .flags import Flags
 
 # What a daemon passes as options; an extension of another type is something else.
@@ -45,7 +45,10 @@ OPTION_TYPES: Final = (
     "containerd.linux.runc.CreateOptions",
 )
 
+FEATURES: Final = "types.containerd.io/opencontainers/runtime-spec/1/features/Features"
+
 _UINT32: Final = 0xFFFFFFFF
+_NONE: Final[Mapping[str, str]] = MappingProxyType({})
 
 M = TypeVar("M", bound=Message)
 
@@ -196,11 +199,34 @@ def parse_deleted(stdout: bytes) -> Deleted:
     return Deleted(answer.pid, answer.exit_status, exited_at_ns)
 
 
-def render_info(name: str, version: str) -> bytes:
-    """Return the stdout of ``-info``."""
-    return RuntimeInfo(
-        name=name, version=RuntimeVersion(version=version)
-    ).SerializeToString()
+def render_info(
+    name: str,
+    version: str,
+    *,
+    options: Options | None = None,
+    features: bytes | None = None,
+    annotations: Mapping[str, str] = _NONE,
+) -> bytes:
+    """Return the stdout of ``-info``.
+
+    Args:
+        name: the runtime's, as containerd knows it.
+        version: ours.
+        options: those that were given.
+        features: what the runtime says that it can do, in JSON.
+        annotations: of the runtime.
+    """
+    message = RuntimeInfo(
+        name=name,
+        version=RuntimeVersion(version=version),
+        annotations=dict(annotations),
+    )
+    if options and options.type_url:
+        given = Any(type_url=options.type_url, value=options.value)
+        message.options.CopyFrom(given)
+    if features is not None:
+        message.features.CopyFrom(Any(type_url=FEATURES, value=features))
+    return message.SerializeToString()
 
 
 def _maybe_parse(kind: type[M], data: bytes) -> M | None:

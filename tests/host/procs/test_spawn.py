@@ -226,3 +226,12 @@ def test_more_than_three(way: str) -> None:
 def test_run_to_end_collects() -> None:
     """Its status, and what it says on both."""
     assert (3, b"ab") == run_to_end([SH, "-c", "printf a; printf b >&2; exit 3"])
+    script = "printf a; printf b >&2"
+    assert (0, b"a") == run_to_end([SH, "-c", script], stdout_only=True)
+
+
+def test_run_to_end_waits_for_nobody_else() -> None:
+    """What a program leaves behind may go on, with the output in its hands."""
+    status, said = run_to_end([SH, "-c", "sleep 1000 & printf $!"])
+    os.kill(int(said), signal.SIGKILL)
+    assert 0 == status

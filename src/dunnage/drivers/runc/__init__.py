@@ -5,6 +5,7 @@ from __future__ import annotations
 from . import configuration
 from .bury import bury
 from .container import RuncDriver
+from .features import features
 from .options import Options
 
-__all__ = ["Options", "RuncDriver", "bury", "configuration"]
+__all__ = ["Options", "RuncDriver", "bury", "configuration", "features"]

@@ -28,7 +28,7 @@ from typing import Any, Final, TypeAlias
 from dunnage.host import cgroups
 from dunnage.host.procs.identity import Identity
 
-from .options import DEFAULT_BINARY, Options
+from .options import Options
 
 _Values: TypeAlias = Mapping[str, Any]
 
@@ -58,7 +58,7 @@ def read(state: str, options: Options) -> Notes | None:
             is not there, there is no container.
         options: those with which the container was created.
     """
-    name = options.binary_name or DEFAULT_BINARY
+    name = options.program
     parse = _FORMATS.get(os.path.basename(name))
     if parse is None or options.systemd_cgroup or not _is_program(name):
         return None

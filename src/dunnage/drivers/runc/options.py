@@ -86,6 +86,11 @@ class Options:
             options = dataclasses.replace(options, binary_name=binary)
         return options
 
+    @property
+    def program(self) -> str:
+        """The runtime's name or path."""
+        return self.binary_name or DEFAULT_BINARY
+
     def runtime_root(self, namespace: str) -> str:
         """Return where the runtime keeps the state of a namespace's containers."""
         return f"{self.root or DEFAULT_ROOT}/{namespace}"
@@ -93,7 +98,7 @@ class Options:
     def command(self, namespace: str) -> list[str]:
         """Return the start of every command line: the program and its globals."""
         root = self.runtime_root(namespace)
-        command = [self.binary_name or DEFAULT_BINARY, "--root", root]
+        command = [self.program, "--root", root]
         if self.systemd_cgroup:
             command.append("--systemd-cgroup")
         return command

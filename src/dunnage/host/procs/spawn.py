@@ -39,6 +39,8 @@ _HANDLED: Final = (
 
 _DEFAULTS: Final = sum(1 << (signum - 1) for signum in _HANDLED)
 
+_OUTPUT_LIMIT_BYTES: Final = 16 << 20
+
 _ABSENT: Final = frozenset({errno.ENOENT, errno.ENOTDIR})
 
 _original_nofile = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -249,8 +251,17 @@ def _encoded(texts: Iterable[str]) -> list[bytes]:
     return encoded
 
 
-def run_to_end(argv: Sequence[str], *, cwd: str | None = None) -> tuple[int, bytes]:
+def run_to_end(
+    argv: Sequence[str], *, cwd: str | None = None, stdout_only: bool = False
+) -> tuple[int, bytes]:
     """Run ``argv`` and wait, blocking; for short-lived programs without a loop.
+
+    Nobody is waited for whom the program leaves behind.
+
+    Args:
+        argv: the program and its arguments.
+        cwd: its working directory; None: ours.
+        stdout_only: what it says on stderr is dropped.
 
     Returns:
         Its exit status (128 + signal when killed), and its stdout and stderr together.
@@ -258,20 +269,17 @@ def run_to_end(argv: Sequence[str], *, cwd: str | None = None) -> tuple[int, byt
     Raises:
         OSError: it could not be started.
     """
-    output, child_end = os.pipe2(os.O_CLOEXEC)
+    # A file, not a pipe: it never fills, and its end is there when the program is gone.
+    output = os.memfd_create("output", os.MFD_CLOEXEC)
     null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     try:
-        pid = spawn(argv, fds=(null, child_end, child_end), cwd=cwd)
-    except OSError:
-        os.close(output)
-        raise
+        errors = null if stdout_only else output
+        pid = spawn(argv, fds=(null, output, errors), cwd=cwd)
+        _, status = os.waitpid(pid, 0)
+        return exit_status(status), os.pread(output, _OUTPUT_LIMIT_BYTES, 0)
     finally:
-        os.close(child_end)
+        os.close(output)
         os.close(null)
-    with open(output, "rb") as pipe:  # an fd
-        said = pipe.read()
-    _, status = os.waitpid(pid, 0)
-    return exit_status(status), said
 
 
 def exit_status(wait_status: int) -> int:
