@@ -29,6 +29,7 @@ ensure_commands() { # COMMAND...
     command -v "$command" >/dev/null && continue
     case $command in
       busybox) package=busybox-static ;;
+      mkfs.ext4) package=e2fsprogs ;;
       *) package=$command ;;
     esac
     missing+=("$package")

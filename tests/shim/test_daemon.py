@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from dunnage.api import typeurl
+from dunnage.api.runtime_options_pb2 import Options as RuntimeOptions
 from dunnage.api.services import TASK_V3
 from dunnage.bootstrap import address, bundle
 from dunnage.descriptors import Any as PackedAny
@@ -376,8 +378,20 @@ async def test_a_running_shim_imports_nothing(tmp_path: Path) -> None:
                 await shim.call("c", "create", id=id_)
         with pytest.raises(DunnageError):
             await shim.call("c", "create", options=PackedAny(type_url="x", value=b"y"))
+        toml = typeurl.pack(RuntimeOptions(config_body=b"Bad = 1979-05-27\n[x]"))
         with pytest.raises(DunnageError):
-            await shim.call("c", "create", rootfs=[{"type": "nosuchfs"}])
+            await shim.call("c", "create", options=toml)
+        long = "lowerdir=" + ":".join(f"/nowhere/{number}" for number in range(999))
+        for kind, *words in (
+            ("nosuchfs",),
+            ("fuse.none",),
+            ("ext4", "loop"),
+            ("overlay", long),
+            ("bind", "bind", "uidmap=0:1:2", "gidmap=0:1:2"),
+        ):
+            mount = {"type": kind, "source": "/dev/null", "options": words}
+            with pytest.raises(DunnageError):
+                await shim.call("c", "create", rootfs=[mount])
         async with fifo_reader(tmp_path / "out") as said:
             os.mkfifo(tmp_path / "in")
             stdin, stdout = str(tmp_path / "in"), str(tmp_path / "out")

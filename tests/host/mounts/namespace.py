@@ -5,18 +5,21 @@ They need root, as the mounts of a container do, and fail without it.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import os
 import traceback
+from pathlib import Path
 from typing import TYPE_CHECKING, ParamSpec
 
 from dunnage.host.mounts import syscalls
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 _CLONE_NEWNS = 0x20000
+_CLONE_NEWUSER = 0x10000000
 _MS_REC_PRIVATE = 1 << 14 | 1 << 18
 
 P = ParamSpec("P")
@@ -46,8 +49,23 @@ def apart(test: Callable[P, None]) -> Callable[P, None]:
     return run
 
 
-def _leave_mounts_of_others() -> None:
-    if ctypes.CDLL(None, use_errno=True).unshare(_CLONE_NEWNS):
+@contextlib.contextmanager
+def in_user_namespace() -> Iterator[None]:
+    """Go on as the root of a user namespace, which has the mounts of before.
+
+    There is no way back: the test ends with it.
+    """
+    _unshare(_CLONE_NEWUSER | _CLONE_NEWNS)
+    Path("/proc/self/uid_map").write_text("0 0 1")
+    yield
+
+
+def _unshare(kinds: int) -> None:
+    if ctypes.CDLL(None, use_errno=True).unshare(kinds):
         number = ctypes.get_errno()
         raise OSError(number, f"unshare: {os.strerror(number)}: run the tests as root")
+
+
+def _leave_mounts_of_others() -> None:
+    _unshare(_CLONE_NEWNS)
     syscalls.mount("none", "/", "", _MS_REC_PRIVATE, "")

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from tests.host.mounts.namespace import apart
 
-from dunnage.errors import DunnageError, Unimplemented
+from dunnage.errors import DunnageError, InvalidArgument
 from dunnage.host import native
 from dunnage.host.mounts import (
     Mount,
@@ -154,8 +154,9 @@ def test_refusals_say_which_mount_and_why(tmp_path: Path) -> None:
                 ),
             ),
             (Mount("a\0b", "x"), DunnageError, "err: invalid argument"),
-            (Mount("fuse3.x", "x"), Unimplemented, "mount type fuse3.x"),
-            (tmpfs("loop"), Unimplemented, "mount option loop"),
+            (Mount("fuse3.x", "x"), DunnageError, "mount.fuse3: no such file"),
+            (tmpfs("X-containerd.x=y"), InvalidArgument, "option X-containerd.x=y"),
+            (tmpfs("uidmap=0:1:2"), InvalidArgument, "gid_map of a mount: ''"),
         ):
             with pytest.raises(kind) as raised:
                 await mount_all_apart(children, [mount], path)

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from dunnage.errors import DunnageError, Unimplemented
-from dunnage.host.mounts.options import MountFlag, parse_options
+from dunnage.errors import DunnageError, InvalidArgument
+from dunnage.host.mounts.options import (
+    MountFlag,
+    Special,
+    parse_options,
+    take_special,
+)
 
 # The numbers are the kernel's, written down a second time.
 SET_BY = {
@@ -71,10 +76,23 @@ def test_data_has_the_length_of_a_page_at_most() -> None:
             parse_options([word])
 
 
-@pytest.mark.parametrize(
-    "word", ["loop", "uidmap=0:1:2", "gidmap=0:1:2", "X-containerd.mkfs.fs=ext4"]
-)
-def test_what_comes_later_is_said_so(word: str) -> None:
-    """Options that change what is mounted are refused while they are not built."""
-    with pytest.raises(Unimplemented, match=f"^mount option {word}$"):
+def test_what_is_the_daemon_s_own_is_refused() -> None:
+    """It should have done what such a word says before it came to us."""
+    word = "X-containerd.mkfs.fs=ext4"
+    with pytest.raises(InvalidArgument, match=f"^mount option {word}$"):
         parse_options(["ro", word])
+
+
+def test_what_is_more_than_a_call() -> None:
+    """A loop device and maps of owners are taken out; the rest stays in its order."""
+    words = ["ro", "uidmap=0:1:2,5:6:7", "loop", "gidmap=0:1:2", "x=loop", "uidmap"]
+    special = take_special(words)
+    rest = ("ro", "x=loop", "uidmap")
+    assert special == Special(
+        rest, is_loop=True, uid_map="0:1:2,5:6:7", gid_map="0:1:2"
+    )
+    assert special.is_any
+    assert special.is_mapped
+    assert take_special(["loop"]).is_any
+    assert not take_special(["loop"]).is_mapped
+    assert not take_special(["ro", "looping"]).is_any

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from tests.host.mounts.namespace import apart
+from tests.host.mounts.namespace import apart, in_user_namespace
 
-from dunnage.errors import DunnageError, Unimplemented
+from dunnage.errors import DunnageError, InvalidArgument, Unimplemented
 from dunnage.host.mounts import (
     Mount,
     is_mount_point,
@@ -218,9 +218,13 @@ def test_what_cannot_be_undone_is_said(
             DunnageError,
             "component: mount options is too long",
         ),
-        (Mount("ext4", "/x", "", ("loop",)), Unimplemented, "mount option loop"),
-        (Mount("fuse.sshfs", "x"), Unimplemented, "mount type fuse.sshfs"),
-        (Mount("fuse3.overlay", "x"), Unimplemented, "mount type fuse3.overlay"),
+        (Mount("ext4", "/x", "", ("loop",)), DunnageError, "err: no such file or dir"),
+        (Mount("fuse.x", "x"), DunnageError, "component: mount.fuse: no such file"),
+        (
+            Mount("bind", "/", "", ("bind", "X-containerd.x=y")),
+            InvalidArgument,
+            "component: mount option X-containerd.x=y",
+        ),
     ],
 )
 @apart
@@ -255,6 +259,19 @@ def test_a_kernel_without_safe_targets(
     monkeypatch.setattr(syscalls, "open_in_root", missing)
     with pytest.raises(Unimplemented, match="kernel before"):
         mount_all([layers.bind("bind", target="sub")], str(layers.rootfs))
+
+
+@apart
+def test_read_only_in_a_user_namespace(layers: Layers) -> None:
+    """What the source's owner forbids stays forbidden, and nothing else is."""
+    syscalls.mount("tmpfs", str(layers.lower), "tmpfs", 2 | 4 | 1024, "")
+    (layers.lower / "file").touch()
+    with in_user_namespace():
+        mount_all([layers.bind("bind", "ro")], str(layers.rootfs))
+        flags = os.statvfs(layers.rootfs).f_flag
+        assert os.ST_RDONLY | os.ST_NOSUID | os.ST_NODEV | os.ST_NOATIME == flags & (
+            os.ST_RDONLY | os.ST_NOSUID | os.ST_NODEV | os.ST_NOATIME | os.ST_NOEXEC
+        )
 
 
 def test_nothing_to_mount() -> None:

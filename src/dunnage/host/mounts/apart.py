@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from dunnage.errors import DunnageError, Unknown
 from dunnage.host import errands, native
 
-from .options import MountFlag, parse_options
+from .options import MountFlag, parse_options, take_special
 from .rootfs import Mount, failure, mount_all
 from .unmount import unmount_recursive
 
@@ -66,13 +66,15 @@ def _only_call(mounts: Sequence[Mount], rootfs: str) -> native.Errand | None:
     if len(mounts) != 1 or mounts[0].target:
         return None
     component = mounts[0]
+    if component.helper or take_special(component.options).is_any:
+        return None
     try:
         flags, data = parse_options(component.options)
     except DunnageError:
         return None
     needs_another = flags & MountFlag.BIND and flags & MountFlag.RDONLY
     texts = (component.source, rootfs, component.type, data)
-    if needs_another or component.type.startswith("fuse") or "\0" in "".join(texts):
+    if needs_another or "\0" in "".join(texts):
         return None
     source, target, kind, said = (os.fsencode(text) for text in texts)
     return native.Errand(source, target, kind, said or None, flags=flags)

@@ -8,9 +8,9 @@ A word that is not among them is the file system's own, and goes into its data.
 from __future__ import annotations
 
 from enum import IntFlag
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-from dunnage.errors import DunnageError, Unimplemented
+from dunnage.errors import DunnageError, InvalidArgument
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -70,11 +70,51 @@ _CLEARS: Final = {
     "suid": MountFlag.NOSUID,
 }
 
-_LATER: Final = ("uidmap=", "gidmap=", "X-containerd.")
+_MANAGED: Final = "X-containerd."
+
+
+class Special(NamedTuple):
+    """What options want beyond a call of mount(2), and the words that are left."""
+
+    words: tuple[str, ...]
+    is_loop: bool = False
+    """The source is a file, to be had as a block device."""
+    uid_map: str = ""
+    """Owners are others than on the disk: ``disk:here:size``, and more by commas."""
+    gid_map: str = ""
+
+    @property
+    def is_any(self) -> bool:
+        """Whether there is anything special."""
+        return self.is_loop or self.is_mapped
+
+    @property
+    def is_mapped(self) -> bool:
+        """Whether there are other owners."""
+        return bool(self.uid_map or self.gid_map)
+
+
+def take_special(words: Sequence[str]) -> Special:
+    """Take out the words that are neither mount(2)'s nor a file system's."""
+    is_loop = "loop" in words
+    maps = {"uidmap": "", "gidmap": ""}
+    rest = []
+    for word in words:
+        name, equals, value = word.partition("=")
+        if equals and name in maps:
+            maps[name] = value
+        elif word != "loop":
+            rest.append(word)
+    return Special(tuple(rest), is_loop, maps["uidmap"], maps["gidmap"])
 
 
 def parse_options(words: Sequence[str]) -> tuple[MountFlag, str]:
-    """Return the flags and the data that the words mean; a later word wins."""
+    """Return the flags and the data that the words mean; a later word wins.
+
+    Raises:
+        DunnageError: the kernel would cut the data.
+        InvalidArgument: a word is the daemon's own, and should not have come here.
+    """
     flags = _NOTHING
     data = []
     for word in words:
@@ -82,8 +122,8 @@ def parse_options(words: Sequence[str]) -> tuple[MountFlag, str]:
             flags |= _SETS[word]
         elif word in _CLEARS:
             flags &= ~_CLEARS[word]
-        elif word == "loop" or word.startswith(_LATER):
-            raise Unimplemented(f"mount option {word}")
+        elif word.startswith(_MANAGED):
+            raise InvalidArgument(f"mount option {word}")
         else:
             data.append(word)
     joined = ",".join(data)

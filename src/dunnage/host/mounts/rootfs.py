@@ -2,7 +2,8 @@
 
 Owns: what one mount is, and the way back when a later one fails.
 Must not know: who asked.
-It may block: it belongs into a process of its own, never into an event loop.
+It may block, works in other directories and forks: it belongs into a process of its
+own, never into an event loop.
 
 Invariant (mounts-undone): when `mount_all` raises, nothing that it mounted is mounted
 any more, or its error says what is.
@@ -10,20 +11,34 @@ any more, or its error says what is.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from dunnage.errors import DunnageError, Unimplemented
+from dunnage.host.procs import run_to_end
 
-from . import syscalls
-from .options import MountFlag, parse_options
-from .unmount import unmount
+from . import layers, loop, owners, syscalls
+from .options import MountFlag, Special, parse_options, take_special
+from .unmount import mount_points, unmount
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+_OVERLAY: Final = "overlay"
+_HELPERS: Final = ("fuse", "fuse3")
+"""``fuse3.sshfs`` is mounted by ``mount.fuse3``."""
+_KEPT: Final = {
+    os.ST_NOSUID: MountFlag.NOSUID,
+    os.ST_NODEV: MountFlag.NODEV,
+    os.ST_NOEXEC: MountFlag.NOEXEC,
+    os.ST_NOATIME: MountFlag.NOATIME,
+    os.ST_NODIRATIME: MountFlag.NODIRATIME,
+    os.ST_RELATIME: MountFlag.RELATIME,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +49,12 @@ class Mount:
     source: str
     target: str = ""
     options: tuple[str, ...] = ()
+
+    @property
+    def helper(self) -> str:
+        """The program that mounts it; empty: we do."""
+        kind, dot, _ = self.type.partition(".")
+        return f"mount.{kind}" if dot and kind in _HELPERS else ""
 
 
 def mount_all(mounts: Sequence[Mount], rootfs: str) -> None:
@@ -49,21 +70,120 @@ def mount_all(mounts: Sequence[Mount], rootfs: str) -> None:
 
 
 def _mount(component: Mount, rootfs: str, mounted: list[str]) -> None:
-    """Mount one component; note it in ``mounted`` as soon as it is to be undone."""
-    if component.type.startswith(("fuse.", "fuse3.")):
-        raise Unimplemented(f"mount type {component.type}")
-    flags, data = parse_options(component.options)
+    """Mount one component; note in ``mounted``, as soon as it is, what is to be undone.
+
+    Only then: to undo what was not done would be to unmount another's.
+    """
     target = _resolve(rootfs, component.target)
+    if component.helper:
+        _have_mounted(component, target, mounted)
+        return
+    special = take_special(component.options)
+    with contextlib.ExitStack() as until:
+        namespace = -1
+        if special.is_mapped:
+            namespace = _user_namespace(special)
+            until.callback(os.close, namespace)
+        words, is_mapped = special.words, False
+        if component.type == _OVERLAY:
+            words, is_mapped = _layered(words, target, namespace, mounted, until)
+        flags, data = parse_options(words)
+        try:
+            source = component.source
+            if special.is_loop:
+                read_only = bool(flags & MountFlag.RDONLY)
+                attached = loop.attached(source, read_only=read_only)
+                source = until.enter_context(attached)
+            syscalls.mount(source, target, component.type, flags, data)
+            if not flags & MountFlag.REMOUNT:
+                mounted.append(target)
+            if flags & MountFlag.BIND and flags & MountFlag.RDONLY:
+                _make_read_only(target, flags)
+            if special.is_mapped and not is_mapped:
+                recursive = bool(flags & MountFlag.REC)
+                owners.mount_again(target, namespace, recursive=recursive)
+                mounted.append(target)
+        except (OSError, ValueError) as error:
+            text = failure(component, target, flags, data, error)
+            raise DunnageError(text) from error
+
+
+def _layered(
+    words: tuple[str, ...],
+    target: str,
+    namespace: int,
+    mounted: list[str],
+    until: contextlib.ExitStack,
+) -> tuple[tuple[str, ...], bool]:
+    """Bring an overlay's lower directories into the form that is needed.
+
+    Where there are too many of them, they are named from the directory that all are in,
+    and that is where we work ``until`` they are mounted.
+    With other owners, that directory is mounted on the target, with those owners, and
+    stays there under the overlay: unmounted with it, by whoever comes after a crash,
+    too.
+    (What an overlay has on top, its upper directory, is made with its owners.)
+
+    Returns:
+        The options; and whether the lower directories have the owners that they need.
+    """
+    if namespace < 0:
+        with contextlib.suppress(DunnageError):
+            parse_options(words)
+            return words, False  # there is room for all
+    short = layers.shorten(words)
+    if short is None:
+        return words, False
+    directory = short.directory
     try:
-        syscalls.mount(component.source, target, component.type, flags, data)
-        if not flags & MountFlag.REMOUNT:
+        if namespace >= 0:
+            owners.mount_read_only(directory, target, namespace)
             mounted.append(target)
-        if flags & MountFlag.BIND and flags & MountFlag.RDONLY:
-            # A bind has the flags of its source: only a remount makes it read-only.
-            syscalls.mount("", target, "", flags | MountFlag.REMOUNT, "")
-    except (OSError, ValueError) as error:
-        text = failure(component, target, flags, data, error)
+            directory = target
+        until.enter_context(layers.working_in(directory))
+    except OSError as error:
+        text = f"layers in {short.directory}: {syscalls.said(error)}"
         raise DunnageError(text) from error
+    return short.words, namespace >= 0
+
+
+def _user_namespace(special: Special) -> int:
+    try:
+        return owners.open_user_namespace(special.uid_map, special.gid_map)
+    except OSError as error:
+        raise DunnageError(f"map of owners: {syscalls.said(error)}") from error
+
+
+def _make_read_only(target: str, flags: MountFlag) -> None:
+    """Make a bind read-only: it has the flags of its source until it is remounted."""
+    flags |= MountFlag.REMOUNT
+    try:
+        syscalls.mount("", target, "", flags, "")
+    except PermissionError:
+        # In a user namespace, what the source forbids may not be allowed again.
+        found = os.statvfs(target).f_flag
+        for bit, kept in _KEPT.items():
+            flags |= kept if found & bit else MountFlag(0)
+        syscalls.mount("", target, "", flags, "")
+
+
+def _have_mounted(component: Mount, target: str, mounted: list[str]) -> None:
+    """Have a component mounted by the program for its type.
+
+    What that leaves running, to serve the file system, ends when it is unmounted.
+    """
+    words = [word for option in component.options for word in ("-o", option)]
+    kind = component.type.partition(".")[2]
+    argv = [component.helper, component.source, target, *words, "-t", kind]
+    try:
+        status, said = run_to_end(argv)
+    except OSError as error:
+        raise DunnageError(f"{component.helper}: {syscalls.said(error)}") from error
+    if target in mount_points():
+        mounted.append(target)
+    if status != 0 or target not in mounted:
+        text = said.decode(errors="replace").strip()
+        raise DunnageError(f"{' '.join(argv)}: exit status {status}: {text}")
 
 
 def failure(

@@ -6,6 +6,8 @@ It may block: not for an event loop.
 
 Never lazily: a mount that was only hidden would let whoever removes the directory next
 believe that it is empty, or keep a disk busy behind everybody's back.
+A file system by FUSE is no exception: fusermount is for those who may not unmount, and
+asks a server that may hang.
 
 Invariant (mounts-undone): when `unmount_recursive` returns, nothing is mounted at or
 under its path.
@@ -33,7 +35,7 @@ _ESCAPED: Final = re.compile(r"\\([0-7]{3})")
 
 def is_mount_point(path: str) -> bool:
     """Tell whether something is mounted on ``path`` in our mount namespace."""
-    return os.path.realpath(path) in _mount_points()
+    return os.path.realpath(path) in mount_points()
 
 
 def unmount_recursive(path: str) -> None:
@@ -87,11 +89,11 @@ def _mount_points_under(top: str) -> list[str]:
     The deepest come first.
     """
     inside = top.rstrip("/") + "/"
-    points = [p for p in _mount_points() if p == top or p.startswith(inside)]
+    points = [p for p in mount_points() if p == top or p.startswith(inside)]
     return sorted(points, key=lambda point: (-point.count("/"), point))
 
 
-def _mount_points() -> list[str]:
+def mount_points() -> list[str]:
     """Return every mount point of our mount namespace, from /proc/self/mountinfo."""
     table = Path("/proc/self/mountinfo").read_bytes()
     return [
