@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -300,6 +301,26 @@ async def test_failures_have_the_runtime_s_words(tmp_path: Path) -> None:
         await container.delete()
         await container.kill(9)
         await heard(container)
+
+
+@as_shim
+async def test_any_words_for_a_process_that_has_finished(tmp_path: Path) -> None:
+    """A runtime that says it in its own way, when the process is gone: it is gone."""
+    with Children() as children:
+        fake = FakeRuntime(tmp_path, children)
+        container = await fake.create()
+        quietly = "kill -9 $(cat $root/$id/pid) 2>/dev/null"
+        fake.on("kill", f"{quietly}; echo it was Stopped >&2; exit 1")
+        exited = asyncio.ensure_future(heard(container))
+        while not exited.done():
+            with contextlib.suppress(DunnageError):
+                await container.kill(15)
+        with pytest.raises(NotFound, match=r"^process already finished$"):
+            await container.kill(15)
+        # Of all there is, others may live: their runtime's words count.
+        with pytest.raises(Unknown, match="it was Stopped"):
+            await container.kill(9, everything=True)
+        await container.delete()
 
 
 @as_shim

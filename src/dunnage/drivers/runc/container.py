@@ -272,6 +272,9 @@ class RuncContainer(_RuncProcess, Container):
         try:
             await self._command.plain(arguments, str(signum))
         except Unknown as error:
+            if self._child and self._child.exited and not everything:
+                # Whatever words a runtime that we do not know has for that.
+                raise NotFound("process already finished") from error
             state = self._command.state_directory
             raise texts.kill_failure(error.message, state) from error
         if signum == signal.SIGKILL:
