@@ -9,6 +9,7 @@ import os
 import signal
 import stat
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -196,7 +197,7 @@ async def test_the_streams_are_those_of_the_process(tmp_path: Path) -> None:
 )
 @as_shim
 async def test_without_options_the_spec_names_the_owner(
-    tmp_path: Path, given: dict[str, int], owner: str
+    tmp_path: Path, given: dict[str, Any], owner: str
 ) -> None:
     """Who is root in its user namespace; also of an exec, and not in options.json."""
     with Children() as children:
