@@ -493,7 +493,7 @@ def proc_status(pid: int) -> dict[str, str]:
 
 def cgroup_of(bundle: Path) -> str:
     """Return the last part of the bundle's cgroup path, empty if there is none."""
-    with contextlib.suppress(OSError, ValueError, KeyError, AttributeError, TypeError):
+    with contextlib.suppress(Exception):  # whatever a test has written there
         config = json.loads((bundle / "config.json").read_text())
         return str(config["linux"]["cgroupsPath"]).rpartition("/")[2]
     return ""

@@ -141,7 +141,7 @@ class Growth:
 
     async def begin(self) -> None:
         """Start the container that the shim is there for."""
-        client = await self._shim.up(HOST, ["sleep", "1000"])
+        client = await self._shim.up(HOST, ["sleep", "1000000"])
         await self._shim.call(HOST, "create")
         await self._shim.call(HOST, "start")
         self._pid = (await self._shim.call(HOST, "connect")).shim_pid
