@@ -34,7 +34,7 @@
 
 /* To be raised with every change of a structure or of a function's meaning. */
 EXPORT extern const int32_t dunnage_layout;
-const int32_t dunnage_layout = 6;
+const int32_t dunnage_layout = 7;
 
 struct order {
   const char *const *programs; /* paths, to be tried in turn; NULL ends them */

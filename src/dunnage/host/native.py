@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from ctypes import Array
 
-_LAYOUT: Final = 6
+_LAYOUT: Final = 7
 """Must be that of the library: an editable install may have an older one."""
 _FILE: Final = "libprocs.so"
 _POINTERS_STEP: Final = 16
@@ -103,6 +103,8 @@ def load(path: str) -> ctypes.CDLL | None:
     library.dunnage_view.restype = ctypes.c_int64
     library.dunnage_unview.argtypes = (ctypes.c_int64, ctypes.c_uint64)
     library.dunnage_unview.restype = None
+    library.dunnage_immortalize.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
+    library.dunnage_immortalize.restype = ctypes.c_int64
     library.dunnage_give_back.argtypes = (
         *(ctypes.c_int, ctypes.c_int64, *ranges),
         ctypes.c_uint64,

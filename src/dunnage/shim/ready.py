@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import gc
 
-from dunnage.host import memory, pools
+from dunnage.host import immortal, memory, pools
 
 from . import rehearsal, still
 
@@ -30,7 +30,9 @@ def make_ready(directory: str) -> None:
 
 def share() -> None:
     """Share what there is by now; it may be done again, before there are forks."""
+    gc.unfreeze()
     gc.collect()
+    immortal.make_immortal()
     memory.trim()
     pools.fill_up()
     gc.freeze()

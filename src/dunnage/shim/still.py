@@ -7,7 +7,11 @@ A shim runs most of its code a few times, which is not worth the counting: the c
 set to the value that means "counted". So that code is never specialised, and what was
 before is.
 
-Where the count lies is not taken on trust: a function of our own is called and looked
+Code that has been rewritten before goes on counting, between its instructions: it gets
+its first instructions back.
+And a type gets a number when it is first asked for an attribute: all have theirs then.
+
+Where all this lies is not taken on trust: a function of our own is called and looked
 at first. On other versions nothing happens.
 """
 
@@ -23,6 +27,10 @@ from typing import Final
 _WHERE: Final = 52
 """Of the count in a code object, a signed 16-bit number; negative while it counts."""
 _FIRST: Final = -8
+_INSTRUCTIONS: Final = 184
+"""Where they begin in a code object."""
+_KEPT: Final = 152
+"""Where it keeps what it once gave as ``co_code``, the first instructions in bytes."""
 
 
 def stand_still() -> int:
@@ -37,7 +45,23 @@ def stand_still() -> int:
         if _FIRST <= count.value < 0:
             count.value = 0
             found += 1
+        else:
+            _restore(code)
+    for each in gc.get_objects():
+        if isinstance(each, type):
+            getattr(each, "__doc__", None)
     return found
+
+
+def _restore(code: CodeType) -> None:
+    """Give code its first instructions back."""
+    kept = ctypes.c_void_p.from_address(id(code) + _KEPT)
+    was_kept = kept.value is not None
+    first = code.co_code
+    ctypes.memmove(id(code) + _INSTRUCTIONS, first, len(first))
+    if not was_kept:  # nobody needs them twice
+        kept.value = None
+        ctypes.pythonapi.Py_DecRef(ctypes.py_object(first))
 
 
 def _count_of(code: CodeType) -> ctypes.c_int16:
@@ -47,14 +71,21 @@ def _count_of(code: CodeType) -> ctypes.c_int16:
 def _is_there() -> bool:
     """Look whether the count is where we think: whether it counts."""
     scope: dict[str, FunctionType] = {}
-    exec("def probe(): return None", scope)  # noqa: S102  # code that never ran
+    exec("def probe(): return len", scope)  # noqa: S102  # code that never ran
     probe = scope["probe"]
     count = _count_of(probe.__code__)
     for calls in range(-_FIRST):
         if count.value != _FIRST + calls:
             return False
         probe()
-    return count.value == 0
+    code = probe.__code__
+    kept = ctypes.c_void_p.from_address(id(code) + _KEPT)
+    if count.value != 0 or kept.value is not None:
+        return False
+    first = code.co_code
+    # It has been rewritten by now, and is as long as it was.
+    there = ctypes.string_at(id(code) + _INSTRUCTIONS, len(first))
+    return kept.value == id(first) and there[-2:] == first[-2:] and there != first
 
 
 def _codes(objects: Iterable[object]) -> Iterator[CodeType]:
