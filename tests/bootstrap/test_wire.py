@@ -172,6 +172,13 @@ def test_plain_answer() -> None:
     assert wire.render_answer(Dialect.LEGACY, ADDRESS) == ADDRESS.encode()
 
 
+def test_a_plain_answer_cannot_say_version_3() -> None:
+    """So it is JSON, which daemons that know version 3 read."""
+    said = wire.render_answer(Dialect.LEGACY, ADDRESS, 3)
+    assert Endpoint(ADDRESS, 3) == wire.parse_answer(said)
+    assert b"{" == said[:1]
+
+
 def test_answer_vector() -> None:
     """The new dialect is answered with a BootstrapResult of version 3."""
     expected = b"\x08\x03\x12\x59" + ADDRESS.encode() + b"\x1a\x05ttrpc"

@@ -36,6 +36,9 @@ def _starts(name: str) -> bool:
     return said.returncode == 0
 
 
+if_built = pytest.mark.skipif(
+    not (PEERS / _BUILT).exists(), reason=f"script/peers {_BUILT} was not run"
+)
 VERSIONS = [
     OLDEST,
     "containerd-1.7",
@@ -45,12 +48,7 @@ VERSIONS = [
             not _starts(_UNSTABLE), reason="Debian unstable's does not start here"
         ),
     ),
-    pytest.param(
-        _BUILT,
-        marks=pytest.mark.skipif(
-            not (PEERS / _BUILT).exists(), reason=f"script/peers {_BUILT} was not run"
-        ),
-    ),
+    pytest.param(_BUILT, marks=if_built),
 ]
 """What the fixture `containerd` may be; the last is built from source, by request."""
 IMAGE = "test.invalid/busybox:1"

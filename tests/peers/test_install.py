@@ -98,7 +98,7 @@ def _pod(name: str) -> list[str]:
     return ["--annotation", f"io.kubernetes.cri.sandbox-id={name}"]
 
 
-@pytest.fixture(params=["containerd-1.6", "containerd-2.3"])
+@pytest.fixture(params=["containerd-1.6", "containerd-2.1"])
 def host(tmp_path: Path, image: Path, request: pytest.FixtureRequest) -> Iterator[Host]:
     """A daemon with its own stock shim in a directory that comes first."""
     into = tmp_path / "bin"

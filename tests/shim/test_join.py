@@ -13,9 +13,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from tests.peers.daemon import peer
 
 from dunnage.api import task_v2_pb2 as pb
 from dunnage.api.services import TASK_V2
+from dunnage.bootstrap import wire
 from dunnage.errors import DunnageError, Unavailable
 from dunnage.shim import join as join_module
 from dunnage.shim.join import COMING, join
@@ -61,7 +63,7 @@ async def test_the_answer_is_the_promise(
     joined = await asyncio.to_thread(join, path, "c")
     await server.close()
     assert [("c", True)] == heard
-    assert joined == (refusal is not Unavailable)
+    assert bool(joined) == (refusal is not Unavailable)
 
 
 @in_loop
@@ -105,14 +107,14 @@ def test_a_backlog_that_is_dropped_is_no_shim(path: str) -> None:
     """Who waits in the backlog of one that stops to listen looks again."""
     assert not join(path, "c")  # nothing there
     listener = listening(path)
-    answers: list[bool] = []
+    answers: list[int] = []
     thread = threading.Thread(target=lambda: answers.append(join(path, "c")))
     thread.start()
     # It becomes readable when somebody waits in it.
     assert select.select([listener], [], [], LIMIT_S)[0]
     listener.close()
     thread.join()
-    assert [False] == answers
+    assert [0] == answers
     assert not join(path, "c")  # stale
 
 
@@ -123,6 +125,22 @@ def test_a_silent_shim_is_alive(path: str, monkeypatch: pytest.MonkeyPatch) -> N
         assert join(path, "c")
         listener.listen(0)  # that one still waits in it
         assert join(path, "c")
+
+
+@pytest.mark.slow
+@in_loop
+async def test_one_with_version_3_alone_is_told_as_such(tmp_path: Path) -> None:
+    """No daemon asks for version 3 of a shim whose address was said plainly."""
+    config = spec(["true"], annotations={"io.containerd.runc.v2.group": "pod"})
+    stock = peer("containerd-2.1", "containerd-shim-runc-v2")
+    async with Shim(tmp_path, stock) as shim:
+        answers = []
+        for id_, binary in (("a", stock), ("b", Shim(tmp_path).binary)):
+            shim.bundle(id_, config)
+            shim.binary = binary
+            answers.append(wire.parse_answer(shim.start_action(id_).stdout))
+    assert answers[0] == answers[1]
+    assert 3 == answers[1].version
 
 
 @pytest.mark.slow

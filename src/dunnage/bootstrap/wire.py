@@ -149,12 +149,18 @@ def render_start(told: Start, *, id: str, namespace: str) -> bytes:  # noqa: A00
     ).SerializeToString()
 
 
-def render_answer(dialect: Dialect, address: str) -> bytes:
+def render_answer(
+    dialect: Dialect, address: str, version: int = endpoint.VERSIONS[0]
+) -> bytes:
     """Return the stdout of `start`: where the shim accepts connections.
 
-    Plain stands for version 2; newer daemons call version 3 and fall back.
+    Plain stands for version 2; newer daemons call version 3 and fall back, but never
+    the other way: a shim with version 3 alone has to be told as such (containerd 2.0
+    to 2.2 read JSON).
     """
     if dialect is Dialect.LEGACY:
+        if version > endpoint.VERSIONS[0]:
+            return Endpoint(address, version).to_json().encode()
         return address.encode()
     version = endpoint.VERSIONS[-1]
     return BootstrapResult(

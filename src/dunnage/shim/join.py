@@ -13,12 +13,14 @@ import socket
 from typing import Final
 
 from dunnage.api.services import TASK_V2
-from dunnage.errors import Unavailable
+from dunnage.bootstrap import endpoint
+from dunnage.errors import Unavailable, Unimplemented
 from dunnage.ttrpc.connection import ClientConnection
 from dunnage.ttrpc.events import CallFailed
 
 COMING: Final = "dunnage-coming"
 """The key of the metadata; its value means nothing."""
+_V2, _V3 = endpoint.VERSIONS
 _ANSWER_LIMIT_S: Final = 3.0
 _GONE: Final = (
     FileNotFoundError,
@@ -28,11 +30,15 @@ _GONE: Final = (
 )
 
 
-def join(path: str, container_id: str) -> bool:
-    """Announce a container to the shim that serves ``path``; whether it will be there.
+def join(path: str, container_id: str) -> int:
+    """Announce a container to the shim that serves ``path``.
 
     One that is silent for seconds is taken to live: stopped, perhaps, and its
     containers with it.
+
+    Returns:
+        The version of the task service that it has: 2, as ours and those before
+        containerd 2, or 3 alone; 0 if it will not be there.
     """
     connection = ClientConnection()
     method = TASK_V2.connect
@@ -50,11 +56,18 @@ def join(path: str, container_id: str) -> bool:
             while data := peer.recv(1 << 16):
                 # It can be one event only; an error is an answer, too.
                 for event in connection.receive_data(data):
-                    if isinstance(event, CallFailed):
-                        return not isinstance(event.error, Unavailable)
-                    return True
+                    return _version(event)
         except _GONE:
-            return False
+            return 0
         except OSError:
-            return True
-    return False  # it left, and took the connection with it
+            return _V2
+    return 0  # it left, and took the connection with it
+
+
+def _version(answer: object) -> int:
+    if isinstance(answer, CallFailed):
+        if isinstance(answer.error, Unavailable):
+            return 0
+        if isinstance(answer.error, Unimplemented):
+            return _V3
+    return _V2

@@ -15,7 +15,7 @@ import signal
 import socket
 from typing import Final, NamedTuple
 
-from dunnage.bootstrap import address, bundle, identifiers, wire
+from dunnage.bootstrap import address, bundle, endpoint, identifiers, wire
 from dunnage.bootstrap.flags import Flags
 from dunnage.descriptors import Any
 from dunnage.errors import DunnageError, InvalidArgument, Unknown
@@ -75,11 +75,11 @@ def begin(flags: Flags, stdin: bytes) -> Begun:
     # On disk before anybody can need it: a daemon of 1.6 or 1.7 that restarts finds
     # the shim by this file only.
     bundle.write(os.getcwd(), bundle.ADDRESS, where)
-    listener = None
+    listener, version = None, endpoint.VERSIONS[0]
     # Who leaves has unlinked its socket: the next turn finds none, and binds.
     for _ in range(_TURNS):
         listener = socket_file.bind(path)
-        if listener is not None or _joined(path, flags.id):
+        if listener is not None or (version := _joined(path, flags.id)):
             break
     if listener is not None:
         try:
@@ -88,7 +88,7 @@ def begin(flags: Flags, stdin: bytes) -> Begun:
             abandon(listener)
             listener.close()
             raise
-    return Begun(wire.render_answer(told.dialect, where), told, listener)
+    return Begun(wire.render_answer(told.dialect, where, version), told, listener)
 
 
 def _settle(told: wire.Start) -> None:
@@ -137,7 +137,7 @@ def abandon(listener: socket.socket) -> None:
         os.unlink(str(listener.getsockname()))
 
 
-def _joined(path: str, container_id: str) -> bool:
+def _joined(path: str, container_id: str) -> int:
     from .join import join
 
     return join(path, container_id)
