@@ -8,10 +8,13 @@ import select
 import shutil
 import signal
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from dunnage.bootstrap import warm
+
+IS_CGROUP_V2 = Path("/sys/fs/cgroup/cgroup.controllers").exists()
+"""Whether there is nothing but v2; what is hybrid is v1."""
 
 
 def pids_with(text: str) -> list[int]:
@@ -71,3 +74,10 @@ def cgroups_named(path: str) -> list[Path]:
                 status = group.stat()
                 found[status.st_dev, status.st_ino] = group
     return list(found.values())
+
+
+def with_freezer(directories: Iterable[str]) -> str:
+    """Return that one of a cgroup's directories with which it is frozen, v1 or v2."""
+    found = list(directories)
+    (only,) = [path for path in found if "/freezer/" in path] or found
+    return only

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import re
-import subprocess
+import signal
 from pathlib import Path
 
 import pytest
-from tests.machine import cgroups_named, pids_with
+from tests.machine import IS_CGROUP_V2, cgroups_named, pids_with
 
 from .daemon import IMAGE, OLDEST, VERSIONS, Containerd, errors, wait_for
 
@@ -135,8 +136,13 @@ def test_metrics(containerd: Containerd, way: list[str]) -> None:
     words = ["--memory-limit", str(limit), IMAGE, "c", "sleep", "1000"]
     containerd.ctr("run", "-d", *way, *words)
     said = containerd.ctr("task", "metrics", "--format", "json", "c").stdout
-    memory = json.loads(said)["memory"]["usage"]
-    assert 0 < memory["usage"] < memory["limit"] == limit
+    memory = json.loads(said)["memory"]
+    usage = (
+        (memory["usage"], memory["usage_limit"])
+        if IS_CGROUP_V2
+        else (memory["usage"]["usage"], memory["usage"]["limit"])
+    )
+    assert 0 < usage[0] < usage[1] == limit
     containerd.ctr("task", "rm", "-f", "c", check=False)
     containerd.ctr("container", "delete", "c")
     nothing_is_left(containerd)
@@ -210,7 +216,7 @@ def test_the_daemon_is_killed_while_tasks_exit(containerd: Containerd) -> None:
     before = len(containerd.log())
     containerd.kill()
     for pid in pids.values():
-        subprocess.run(["kill", "-9", pid], check=True)
+        os.kill(int(pid), signal.SIGKILL)
     for pid in pids.values():
         wait_for("the exit", lambda pid=pid: not Path(f"/proc/{pid}").exists())  # type: ignore[misc]
     containerd.start()
@@ -248,7 +254,7 @@ def test_a_killed_shim_is_reported_and_buried(containerd: Containerd) -> None:
             for pid in pids_with(containerd.namespace)
             if b"-address" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
         ]
-        subprocess.run(["kill", "-9", str(shim)], check=True)
+        os.kill(shim, signal.SIGKILL)
         wait_for("the events", lambda: len(events.topics("c")) >= 2)
     assert events.topics("c") == ["exit", "delete"]
     assert events.tasks()[0][1]["exit_status"] == 137

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tests.machine import cgroups_named
+from tests.machine import IS_CGROUP_V2, cgroups_named
 
 from .harness import spec
 
@@ -36,14 +36,14 @@ def a_pod(limit: int = LIMIT_BYTES) -> Iterator[str]:
     """Make a cgroup with a limit, for containers in it; yield its path."""
     path = f"/dunnage-test-{secrets.token_hex(4)}"
     top = Path("/sys/fs/cgroup")
-    is_v2 = (top / "cgroup.controllers").exists()
-    if is_v2:
+    if IS_CGROUP_V2:
         (top / "cgroup.subtree_control").write_text("+memory")
-    memory = (top if is_v2 else top / "memory") / path[1:]
+    memory = (top if IS_CGROUP_V2 else top / "memory") / path[1:]
     memory.mkdir()
-    files = V2_LIMITS if is_v2 else V1_LIMITS
+    files = V2_LIMITS if IS_CGROUP_V2 else V1_LIMITS
+    values = (limit, 0 if IS_CGROUP_V2 else limit)
     try:
-        for name, value in zip(files, (limit, 0 if is_v2 else limit), strict=True):
+        for name, value in zip(files, values, strict=True):
             (memory / name).write_text(str(value))
         yield path
     finally:

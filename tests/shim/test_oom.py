@@ -89,7 +89,8 @@ async def test_before_the_start(tmp_path: Path, runtime: str) -> None:
             for path in cgroups_named(config["linux"]["cgroupsPath"])
             if (path / "memory.stat").exists()
         )
-        join = f"echo $$ >{group}/cgroup.procs; exec tail /dev/zero"
+        spared = "echo -900 >/proc/$$/oom_score_adj"  # as long as there is another
+        join = f"{spared}; echo $$ >{group}/cgroup.procs; exec tail /dev/zero"
         hog = await asyncio.create_subprocess_exec("busybox", "sh", "-c", join)
         assert KILLED == (await shim.call("c", "wait")).exit_status
         await hog.wait()

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.machine import IS_CGROUP_V2
 
 from dunnage.api import metrics_v1_pb2, metrics_v2_pb2, typeurl
 from dunnage.api.services import TASK_V2, TASK_V3, TaskMethods
@@ -27,6 +28,13 @@ ONLY_V2 = [
     "sh",
 ]
 """Runs a command where there is nothing but v2."""
+USES = [
+    "sh",
+    "-c",
+    f"dd if=/dev/zero of=/dev/full bs={USED} count=1 2>/dev/null; \
+: >/tmp/done; sleep 1000",
+]
+BOTH = pytest.mark.parametrize("methods", [TASK_V2, TASK_V3], ids=["v2", "v3"])
 
 
 async def begun(shim: Shim, args: list[str], id_: str = "c") -> None:
@@ -54,8 +62,9 @@ async def deleted(shim: Shim) -> None:
     assert [] == await shim.gone("c")
 
 
+@pytest.mark.skipif(IS_CGROUP_V2, reason="cgroups are v2 here")
 @RUNTIMES
-@pytest.mark.parametrize("methods", [TASK_V2, TASK_V3], ids=["v2", "v3"])
+@BOTH
 @in_loop
 async def test_v1(tmp_path: Path, runtime: str, methods: TaskMethods) -> None:
     """What init does is counted, from its creation until its delete."""
@@ -66,8 +75,7 @@ async def test_v1(tmp_path: Path, runtime: str, methods: TaskMethods) -> None:
         return typeurl.unpack(packed, metrics_v1_pb2.Metrics)
 
     async with Shim(tmp_path, runtime=runtime) as shim:
-        script = f"dd if=/dev/zero of=/dev/full bs={USED} count=1 2>/dev/null"
-        await begun(shim, ["sh", "-c", f"{script}; : >/tmp/done; sleep 1000"])
+        await begun(shim, USES)
         await until((shim.rootfs / "tmp/done").exists)
         metrics = await stats()
         assert (1, 50) == (metrics.pids.current, metrics.pids.limit)
@@ -84,6 +92,37 @@ async def test_v1(tmp_path: Path, runtime: str, methods: TaskMethods) -> None:
         await shim.call("c", "kill", signal=9)
         await shim.call("c", "wait")
         assert USED < (await stats()).memory.usage.max
+        await deleted(shim)
+
+
+@pytest.mark.skipif(not IS_CGROUP_V2, reason="cgroups are v1 here")
+@RUNTIMES
+@BOTH
+@in_loop
+async def test_v2(tmp_path: Path, runtime: str, methods: TaskMethods) -> None:
+    """The same where all controllers are v2's."""
+
+    async def stats() -> metrics_v2_pb2.Metrics:
+        packed = (await shim.call("c", "stats", methods)).stats
+        assert "io.containerd.cgroups.v2.Metrics" == packed.type_url
+        return typeurl.unpack(packed, metrics_v2_pb2.Metrics)
+
+    async with Shim(tmp_path, runtime=runtime) as shim:
+        await begun(shim, USES)
+        await until((shim.rootfs / "tmp/done").exists)
+        metrics = await stats()
+        assert (1, 50) == (metrics.pids.current, metrics.pids.limit)
+        memory = metrics.memory
+        assert (LIMIT, 0) == (memory.usage_limit, memory.swap_limit)
+        assert USED < memory.max_usage <= LIMIT
+        assert 0 < memory.anon < memory.usage < USED
+        assert USED >> 12 <= memory.pgfault + (memory.thp_fault_alloc << 9)
+        assert 0 < metrics.cpu.usage_usec
+        assert 0 == metrics.memory_events.oom_kill
+        assert ["lo"] == [each.name for each in metrics.network]
+        await shim.call("c", "kill", signal=9)
+        await shim.call("c", "wait")
+        assert USED < (await stats()).memory.max_usage
         await deleted(shim)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.machine import cgroups_named
+from tests.machine import IS_CGROUP_V2, cgroups_named
 
 from dunnage.api.services import TASK_V2, TASK_V3
 from dunnage.errors import NotFound, Unknown
@@ -21,6 +21,8 @@ pytestmark = pytest.mark.slow
 RUNTIMES = pytest.mark.parametrize("runtime", ["runc", "crun"])
 URL = "types.containerd.io/opencontainers/runtime-spec/1/LinuxResources"
 MIB = 1 << 20
+MEMORY = "memory.max" if IS_CGROUP_V2 else "memory.limit_in_bytes"
+HALF_THE_CPU = ("cpu.weight", "20") if IS_CGROUP_V2 else ("cpu.shares", "512")
 
 
 def resources(value: Any) -> dict[str, Any]:
@@ -51,16 +53,17 @@ async def test_limits_change(tmp_path: Path, runtime: str) -> None:
         await shim.call("c", "create")
         for methods, limit in ((TASK_V2, 32 * MIB), (TASK_V3, 48 * MIB)):
             await shim.call("c", "update", methods, resources=memory(limit))
-            assert str(limit) == found(shim, "memory.limit_in_bytes")
+            assert str(limit) == found(shim, MEMORY)
         await shim.call("c", "start")
         more = {"pids": {"limit": 77}, "cpu": {"shares": 512}}
         await shim.call("c", "update", resources=resources(more))
         assert "77" == found(shim, "pids.max")
-        assert "512" == found(shim, "cpu.shares")
-        assert str(48 * MIB) == found(shim, "memory.limit_in_bytes")
+        file, value = HALF_THE_CPU
+        assert value == found(shim, file)
+        assert str(48 * MIB) == found(shim, MEMORY)
         await shim.call("c", "pause")
         await shim.call("c", "update", resources=memory(40 * MIB))
-        assert str(40 * MIB) == found(shim, "memory.limit_in_bytes")
+        assert str(40 * MIB) == found(shim, MEMORY)
         await shim.call("c", "resume")
         await shim.call("c", "kill", signal=9)
         await shim.call("c", "wait")
@@ -86,11 +89,12 @@ async def test_what_makes_no_sense(tmp_path: Path, runtime: str) -> None:
                 await shim.call("c", "update", resources=packed)
         words = f"^{runtime} did not terminate successfully: exit status 1: ."
         async with refusal(Unknown, words):
-            await shim.call("c", "update", resources=memory(1))
+            too_short = {"cpu": {"period": 1, "quota": 1}}
+            await shim.call("c", "update", resources=resources(too_short))
         await shim.call("c", "update")
         await shim.call("c", "update", annotations={"a": "b"})
         await shim.call("c", "update", resources=resources({}))
-        assert str(64 * MIB) == found(shim, "memory.limit_in_bytes")
+        assert str(64 * MIB) == found(shim, MEMORY)
         await shim.call("c", "delete")
         await shim.call("c", "shutdown")
         assert [] == await shim.gone("c")

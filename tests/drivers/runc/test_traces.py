@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.machine import cgroups_named
+from tests.machine import cgroups_named, with_freezer
 
 from dunnage.bootstrap import bundle
 from dunnage.drivers.runc import Options, traces
+from dunnage.host import cgroups
 from dunnage.host.procs.identity import Identity, group_of
 
 Spawn = Callable[..., "subprocess.Popen[bytes]"]
@@ -92,7 +93,7 @@ def test_a_new_cgroup_is_the_containers(
     found = traces.read(str(tmp_path))
     assert found is not None
     assert os.getpid() == found.shim.pid
-    top = next(path for path in found.cgroups if "/freezer/" in path)
+    top = with_freezer(found.cgroups)
     os.mkdir(top)
     process = spawn(tmp_path)
     Path(top, "cgroup.procs").write_text(str(process.pid))
@@ -106,10 +107,10 @@ def test_a_cgroup_with_others_in_it_is_not_noted(
     tmp_path: Path, spawn: Spawn, cgroup: str
 ) -> None:
     """Who was there before the container does not die with it."""
-    (freezer,) = [path for path in cgroups_named("/") if path.name == "freezer"]
-    (freezer / cgroup.lstrip("/")).mkdir()
+    top = Path(with_freezer(cgroups.directories(cgroup)))
+    top.mkdir()
     process = spawn(tmp_path)
-    (freezer / cgroup.lstrip("/") / "cgroup.procs").write_text(str(process.pid))
+    (top / "cgroup.procs").write_text(str(process.pid))
     traces.write(str(tmp_path), Options(), cgroup)
     found = traces.read(str(tmp_path))
     process.kill()

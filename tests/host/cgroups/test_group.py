@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.machine import cgroups_named
+from tests.machine import cgroups_named, with_freezer
 
 from dunnage.host.cgroups import directories, kill_members, members, remove
 from dunnage.host.cgroups import group as module
@@ -18,12 +18,11 @@ from dunnage.host.cgroups import group as module
 
 @pytest.fixture
 def group() -> Iterator[list[str]]:
-    """A cgroup of the freezer's hierarchy, with another in it."""
+    """A cgroup that can be frozen, with another in it."""
     path = f"/dunnage-test-{secrets.token_hex(4)}"
-    tops = [top for top in directories(path) if "/freezer/" in top]
-    assert tops, "no freezer is mounted"
-    os.makedirs(f"{tops[0]}/in")
-    yield tops
+    top = with_freezer(directories(path))
+    os.makedirs(f"{top}/in")
+    yield [top]
     for found in cgroups_named(path):
         for directory in (found / "in", found):
             with contextlib.suppress(OSError):
@@ -50,7 +49,9 @@ def test_members_are_killed_and_it_goes(
     """Those in the cgroups in it, too, and frozen ones."""
     join(process, f"{group[0]}/in")
     if frozen:
-        Path(group[0], "freezer.state").write_text("FROZEN")
+        is_v1 = Path(group[0], "freezer.state").exists()
+        file, word = ("freezer.state", "FROZEN") if is_v1 else ("cgroup.freeze", "1")
+        Path(group[0], file).write_text(word)
     assert {process.pid} == members(group)
     assert kill_members(group)
     assert -9 == process.wait(5)

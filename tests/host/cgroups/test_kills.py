@@ -11,21 +11,29 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.machine import IS_CGROUP_V2
 
 from dunnage.host.cgroups import OomKills, of_process
 from dunnage.host.cgroups import kills as module
 
 LIMIT_S = 10.0
 LIMIT = 8 << 20
+CONTROLLER = "" if IS_CGROUP_V2 else "memory"
+ONLY_V1 = pytest.mark.skipif(IS_CGROUP_V2, reason="cgroups are v2 here")
 
 
 @pytest.fixture
 def group() -> Iterator[Path]:
-    """Return a cgroup of v1's memory controller, with a limit and another in it."""
-    path = Path(f"/sys/fs/cgroup/memory/dunnage-test-{secrets.token_hex(4)}")
+    """Return a cgroup with a limit of memory, and another in it."""
+    top = Path("/sys/fs/cgroup") / CONTROLLER
+    limits = {"memory.limit_in_bytes": LIMIT, "memory.memsw.limit_in_bytes": LIMIT}
+    if IS_CGROUP_V2:
+        (top / "cgroup.subtree_control").write_text("+memory")
+        limits = {"memory.max": LIMIT, "memory.swap.max": 0}
+    path = top / f"dunnage-test-{secrets.token_hex(4)}"
     (path / "in").mkdir(parents=True)
-    for name in ("memory.limit_in_bytes", "memory.memsw.limit_in_bytes"):
-        (path / name).write_text(str(LIMIT))
+    for name, limit in limits.items():
+        (path / name).write_text(str(limit))
     yield path
     for each in (path / "in", path):
         with contextlib.suppress(FileNotFoundError):
@@ -53,7 +61,7 @@ def kill_one(group: Path) -> None:
 
 
 def watched(
-    group: Path, *, is_new: bool = True, controller: str = "memory"
+    group: Path, *, is_new: bool = True, controller: str = CONTROLLER
 ) -> OomKills:
     """Return the kills in a cgroup."""
     kills = OomKills()
@@ -125,6 +133,7 @@ def test_what_was_before(group: Path, is_new: bool, expected: list[int]) -> None
     asyncio.run(main())
 
 
+@ONLY_V1
 def test_a_removal_is_no_kill(group: Path) -> None:
     """It is news to v1, and ends the watching."""
 
@@ -145,6 +154,7 @@ def test_a_removal_is_no_kill(group: Path) -> None:
     asyncio.run(main())
 
 
+@ONLY_V1
 def test_a_kernel_without_a_count(group: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Before Linux 4.13 news are all there is; a removal is told from them."""
     monkeypatch.setattr(module, "_COUNT", "no such line")
@@ -218,14 +228,14 @@ def test_there_is_none(tmp_path: Path) -> None:
 
 
 def test_where_it_is(group: Path) -> None:
-    """The kernel says it of the living; of others it is said to us."""
-    assert "memory" not in of_process(os.getpid())  # it is ours
+    """The kernel says it of the living; of others it is said to us, v1 at least."""
+    assert CONTROLLER not in of_process(os.getpid())  # it is ours
     path = f"/{group.name}"
     with subprocess.Popen(["sleep", "1000"]) as process:
         (group / "cgroup.procs").write_text(str(process.pid))
-        assert str(group) == of_process(process.pid)["memory"]
+        assert str(group) == of_process(process.pid)[CONTROLLER]
         process.kill()
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
-        assert "memory" not in of_process(process.pid)
-        assert str(group) == of_process(process.pid, path)["memory"]
-    assert str(group) == of_process(process.pid, path)["memory"]
+        assert IS_CGROUP_V2 or CONTROLLER not in of_process(process.pid)
+        assert str(group) == of_process(process.pid, path)[CONTROLLER]
+    assert str(group) == of_process(process.pid, path)[CONTROLLER]
