@@ -30,6 +30,8 @@ ensure_commands() { # COMMAND...
     case $command in
       busybox) package=busybox-static ;;
       mkfs.ext4) package=e2fsprogs ;;
+      qemu-system-x86_64) package=qemu-system-x86 ;;
+      xz) package=xz-utils ;;
       *) package=$command ;;
     esac
     missing+=("$package")
