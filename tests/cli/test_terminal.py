@@ -76,6 +76,7 @@ def test_a_burst_of_input(cli: Cli) -> None:
         seat.expect(b"go")
         rest = memoryview(data)
         while rest:
+            assert seat.process.poll() is None, len(rest)
             assert select.select([], [seat.master], [], LIMIT_S)[1], len(rest)
             rest = rest[os.write(seat.master, rest[:1000]) :]
         seat.expect(hashlib.sha256(data).hexdigest().encode())

@@ -191,11 +191,12 @@ OPTIONS = Situation(
         Row(
             create(
                 "the CRI's",
-                options={"type_url": "runtimeoptions.v1.Options", "value": b"\n\1x"},
+                options={"type_url": "runtimeoptions.v1.Options", "value": b"\x1a\1="},
             ),
-            "5 type with url runtimeoptions.v1.Options: not found",
+            "3 config_body: Invalid statement (at line 1, column 1): invalid argument",
             "2 type with url runtimeoptions.v1.Options: not found",
-            SUFFIX,
+            "the Go shim knows no options but its own; ours takes those that CRI gives "
+            "to a runtime of another name, which are TOML",
         ),
         Row(
             create(

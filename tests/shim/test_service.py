@@ -25,7 +25,6 @@ from dunnage.errors import (
     InvalidArgument,
     NotFound,
     ResourceExhausted,
-    Unimplemented,
     Unknown,
 )
 
@@ -340,7 +339,7 @@ async def test_options_of_an_unknown_type_are_refused(
         ({"bundle": "b"}, InvalidArgument, "^bundle 'b' is not an absolute path$"),
         ({"bundle": "/no/such"}, NotFound, "/no/such.*: no such file or directory$"),
         ({"checkpoint": "x"}, InvalidArgument, "^checkpoint 'x' is not an absolute "),
-        ({"stdout": "binary:///bin/true"}, Unimplemented, "STDIO scheme binary$"),
+        ({"stdout": "binary:///bin/true"}, Unknown, "it ended with status 0$"),
         ({"stdout": "smoke:///signal"}, Unknown, "unknown STDIO scheme smoke$"),
         (
             {"stdin": "/no/such"},

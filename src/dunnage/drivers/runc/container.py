@@ -272,11 +272,13 @@ class RuncContainer(_RuncProcess, Container):
         try:
             await self._command.plain(arguments, str(signum))
         except Unknown as error:
-            if self._child and self._child.exited and not everything:
-                # Whatever words a runtime that we do not know has for that.
-                raise NotFound("process already finished") from error
             state = self._command.state_directory
-            raise texts.kill_failure(error.message, state) from error
+            failure = texts.kill_failure(error.message, state)
+            is_over = self._child and self._child.exited and not everything
+            if is_over and not isinstance(failure, NotFound):
+                # Whatever words a runtime that we do not know has for that.
+                failure = NotFound("process already finished")
+            raise failure from error
         if signum == signal.SIGKILL:
             self._is_killed = True
             await self._let_die()
