@@ -25,14 +25,14 @@ def make_ready(directory: str) -> None:
     _import_all()
     still.stand_still()  # before anything is hot: what is counted is written to
     rehearsal.rehearse(directory)
+    gc.collect()
+    immortal.make_immortal()
     share()
 
 
 def share() -> None:
     """Share what there is by now; it may be done again, before there are forks."""
-    gc.unfreeze()
     gc.collect()
-    immortal.make_immortal()
     memory.trim()
     pools.fill_up()
     gc.freeze()
