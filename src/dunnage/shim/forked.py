@@ -24,6 +24,7 @@ from typing import Final, NamedTuple, NoReturn
 
 from dunnage.bootstrap import flags, warm
 from dunnage.bootstrap.flags import Flags
+from dunnage.host.cgroups import attaching
 from dunnage.host.procs import ioprio
 from dunnage.host.procs.title import clear_title, set_title
 
@@ -168,6 +169,7 @@ def _act(connection: socket.socket, request: warm.Request, daemon_pid: int) -> i
         with contextlib.suppress(OSError):
             connection.shutdown(socket.SHUT_RDWR)
         return 0
+    attaching.expect()  # Create follows, in this shim or in that of the pod
     set_oom_score("self", daemon_pid)
     begun: list[Begun] = []
     answer = captured(request.stdin, begun)

@@ -33,6 +33,7 @@ from dunnage.errors import (
     Unknown,
 )
 from dunnage.host.cgroups import (
+    attaching,
     OomKills,
     Stats,
     expect_systemd,
@@ -68,6 +69,7 @@ class RuncDriver(Driver):
 
     async def create(self, creation: Creation) -> Container:
         """Create a container; a failure leaves nothing behind."""
+        attaching.expect()
         spec = _spec(creation.bundle)
         options = self.options.for_cgroup(spec.cgroups_path)
         if options.systemd_cgroup:
@@ -381,6 +383,7 @@ class RuncContainer(_RuncProcess, Container):
 
     def add_exec(self, exec_id: str, spec: bytes, streams: Streams) -> Process:
         process = _object(spec, f"spec of exec {exec_id}")
+        attaching.expect()
         process["terminal"] = streams.terminal
         document = json.dumps(process).encode()
         return _RuncExec(
@@ -419,6 +422,7 @@ class _RuncExec(_RuncProcess):
         return super()._logged._replace(id=self._exec_id)
 
     async def start(self) -> None:
+        attaching.expect()
         # The file may hold secrets of the environment.
         _unlink(self._process_file)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from . import attaching
 from .apart import remove_empty_apart
 from .group import join, kill_members, members, remove
 from .kills import OomKills
@@ -18,6 +19,7 @@ from .stats import read as read_stats
 __all__ = [
     "OomKills",
     "Stats",
+    "attaching",
     "directories",
     "expect_systemd",
     "is_for_systemd",

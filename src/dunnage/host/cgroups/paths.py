@@ -79,6 +79,20 @@ def directories(path: str) -> list[str]:
     return [f"{mount.point}{path}" for mount in _mounts()]
 
 
+def own() -> str | None:
+    """Return the directory of our own cgroup, in one hierarchy; None if none is there.
+
+    Raises:
+        OSError: /proc is not there.
+    """
+    told = _told("self")
+    for mount in _mounts():
+        for controller in mount.controllers:
+            if (place := _place(mount, told.get(controller))) and os.path.isdir(place):
+                return place
+    return None
+
+
 def of_process(pid: int, otherwise: str | None = None) -> dict[str, str]:
     """Return the directory of a process's cgroup for each controller; v2's for "".
 
@@ -99,10 +113,17 @@ def of_process(pid: int, otherwise: str | None = None) -> dict[str, str]:
             path = told.get(controller)
             if path in {None, "/", ours.get(controller)}:
                 path = otherwise
-            if path and controller not in found:
-                inside = path.removeprefix(mount.root) if mount.root != "/" else path
-                found[controller] = f"{mount.point}{inside}"
+            if controller not in found and (place := _place(mount, path)):
+                found[controller] = place
     return found
+
+
+def _place(mount: _Mount, path: str | None) -> str | None:
+    """Return where the cgroup ``path`` is seen below a mount."""
+    if not path:
+        return None
+    inside = path.removeprefix(mount.root) if mount.root != "/" else path
+    return f"{mount.point}{inside}"
 
 
 class _Mount(NamedTuple):
