@@ -1,14 +1,17 @@
 """One run: every shim in turn, round by round; then the populations.
 
-Invariant (interleaved): the rounds of all shims are mixed (A B C A B C …), so that the
-machine's ups and downs are shared, and each round's ratio is of one time.
+Invariant (interleaved): each round visits every shim once, so that the machine's ups and
+downs are shared, and each round's ratio is of one time; in an order of its own, as the
+kernel still cleans up after the last one when the next one comes.
 """
 
 from __future__ import annotations
 
 import contextlib
+import random
 import time
 from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 from dunnage.errors import DunnageError
 
@@ -19,6 +22,8 @@ from .results import Results
 from .site import Site
 from .subjects import Subject
 from .verdict import verdict
+
+T = TypeVar("T")
 
 _TROUBLE = (Failed, DunnageError, OSError, AssertionError)
 _LAST_WORDS_S = 0.5
@@ -81,7 +86,7 @@ class Run:
 
     def _rounds(self) -> None:
         for number in range(-self._plan.warm_up, self._plan.rounds):
-            for driver in list(self._drivers):
+            for driver in _shuffled(self._drivers, number):
                 with self._tolerating(driver, f"round {number}"):
                     for figures in self._visit(driver, number):
                         if number >= 0:
@@ -119,7 +124,7 @@ class Run:
                     continue
                 clients.append((subject, ctr))
             for number in range(-self._plan.warm_up, self._plan.rounds):
-                for subject, ctr in list(clients):
+                for subject, ctr in _shuffled(clients, number):
                     try:
                         took = ctr.run()
                     except _TROUBLE as error:
@@ -175,3 +180,8 @@ class Run:
             self._drivers.remove(driver)
             self.results.verdicts[driver.subject.name] = verdict(driver)
             self._unable(driver.subject, what, error)
+
+
+def _shuffled(items: Sequence[T], number: int) -> list[T]:
+    """Return items in an order that is the round's own, and the same in each run."""
+    return random.Random(number).sample(items, len(items))

@@ -30,6 +30,7 @@ ensure_commands() { # COMMAND...
     case $command in
       busybox) package=busybox-static ;;
       mkfs.ext4) package=e2fsprogs ;;
+      musl-gcc) package=musl-tools ;;
       qemu-system-x86_64) package=qemu-system-x86 ;;
       xz) package=xz-utils ;;
       *) package=$command ;;
@@ -67,7 +68,7 @@ ensure_venv() { # [dev]
   # The tests are of the C launcher, whatever compiler that takes.
   if [[ $kind == dev ]]; then local -x DUNNAGE_LAUNCHER=${DUNNAGE_LAUNCHER:-c}; fi
   want=$(cat pyproject.toml hatch_build.py native/* launcher/* <(pwd) \
-    <(echo "${DUNNAGE_LAUNCHER-}") | sha256sum)
+    <(echo "${DUNNAGE_LAUNCHER-}"; command -v musl-gcc) | sha256sum)
   if [[ -x .venv/bin/python ]]; then
     [[ $(cat .venv/dunnage-dev 2>/dev/null) != "$want" ]] || return 0
     [[ $kind == dev || $(cat .venv/dunnage-plain 2>/dev/null) != "$want" ]] || return 0

@@ -3,11 +3,12 @@
 Owns: the name of the socket, the annotations that group, how an address is read.
 Must not know: sockets.
 
-Invariant (cold-start): nothing is imported here but ``os`` and a bare SHA-256.
+Invariant (cold-start): nothing is imported here but ``os``, ``sys`` and a bare SHA-256.
 """
 
 from __future__ import annotations
 
+import sys
 from os.path import normpath
 
 TYPE_CHECKING = False
@@ -111,7 +112,8 @@ def _join(parts: list[str]) -> str:
 def _sha256_hex(data: bytes) -> str:
     # hashlib loads OpenSSL: 2.5 ms that the thin client has a better use for. The bare
     # module has one name in Python 3.11 and another from 3.12 on; some builds lack it.
-    module = _maybe_import("_sha2") or _maybe_import("_sha256") or __import__("hashlib")
+    bare = "_sha2" if sys.version_info >= (3, 12) else "_sha256"
+    module = _maybe_import(bare) or __import__("hashlib")
     digest: str = module.sha256(data).hexdigest()
     return digest
 

@@ -41,19 +41,19 @@ KNOWN: Final = b"K"
 """The caller has passed the answer on."""
 
 _STATUS_LINES: Final = (
-    "Uid",
-    "Gid",
-    "Groups",
-    "CapInh",
-    "CapPrm",
-    "CapEff",
-    "CapBnd",
-    "CapAmb",
-    "NoNewPrivs",
-    "Seccomp",
-    "Seccomp_filters",
-    "Cpus_allowed",
-    "Mems_allowed",
+    b"Uid",
+    b"Gid",
+    b"Groups",
+    b"CapInh",
+    b"CapPrm",
+    b"CapEff",
+    b"CapBnd",
+    b"CapAmb",
+    b"NoNewPrivs",
+    b"Seccomp",
+    b"Seccomp_filters",
+    b"Cpus_allowed",
+    b"Mems_allowed",
 )
 _NAMESPACES: Final = (
     "cgroup",
@@ -140,9 +140,8 @@ def key(proc: int, code: str, environ: Iterable[bytes]) -> bytes:
     """
     lines = [b"code=" + os.fsencode(code)]
     status = _read(proc, "status").split(b"\n")
-    for wanted in _STATUS_LINES:
-        start = wanted.encode() + b":"
-        lines += [line for line in status if line.startswith(start)]
+    by_name = {line.partition(b":")[0]: line for line in status}
+    lines += [by_name[name] for name in _STATUS_LINES if name in by_name]
     lines.append(b"attr=" + _read(proc, "attr/current").rstrip(b"\0\n"))
     lines.append(b"root=" + _identity(proc, "root"))
     lines += [

@@ -139,10 +139,16 @@ def give_back() -> GivenBack | None:
 
 
 def touched() -> bytes:
-    """Tell which pages of shared memory this process has touched, for `Ahead`."""
+    """Tell which pages this process has touched of shared memory, and of programs.
+
+    A fork has none of the latter's pages at first, either. For `Ahead`.
+    """
     found: list[int] = []
-    for each in _shared[0].ranges if _shared else ():
-        for address, entry in _page_map(each.start, each.end):
+    places = [(each.start, each.end) for each in _shared[0].ranges] if _shared else []
+    with open("/proc/self/maps", encoding="ascii", errors="replace") as maps:
+        places += [(each.start, each.end) for each in parsed(maps) if _is_program(each)]
+    for start, end in places:
+        for address, entry in _page_map(start, end):
             if entry & _PRESENT:
                 advice = _ADVICE[entry & _KIND == _OWN_COPY]
                 if found and found[-2:] == [address, advice]:
@@ -208,6 +214,12 @@ def merge_equal(setting: str = _KSM) -> bool:
     except OSError:
         return False
     return True
+
+
+def _is_program(mapping: Mapping) -> bool:
+    """Whether it is code or constants; shared memory is written to, or a view of it."""
+    is_file = mapping.inode and not mapping.name.startswith("/memfd:")
+    return bool(is_file) and mapping.permissions in {"r-xp", "r--p"}
 
 
 def _page_map(start: int, end: int) -> Iterator[tuple[int, int]]:

@@ -145,7 +145,6 @@ def _become(
         if name and equals:
             os.environb[name] = value
     sys.argv = [os.fsdecode(word) for word in request.argv]
-    set_title(request.argv, request.environ)
     return parent
 
 
@@ -161,6 +160,7 @@ def _has_hung_up(connection: socket.socket) -> bool:
 def _act(connection: socket.socket, request: warm.Request, daemon_pid: int) -> int:
     given = _maybe_start(sys.argv[1:])
     if given is None:
+        set_title(request.argv, request.environ)
         _leave_with(connection)
         _send(connection, captured(request.stdin))
         # The caller need not wait for our memory to be gone, which takes a while;
@@ -169,7 +169,6 @@ def _act(connection: socket.socket, request: warm.Request, daemon_pid: int) -> i
         with contextlib.suppress(OSError):
             connection.shutdown(socket.SHUT_RDWR)
         return 0
-    attaching.expect()  # Create follows, in this shim or in that of the pod
     set_oom_score("self", daemon_pid)
     begun: list[Begun] = []
     answer = captured(request.stdin, begun)
@@ -177,6 +176,7 @@ def _act(connection: socket.socket, request: warm.Request, daemon_pid: int) -> i
     if listener is None:
         clear_title()  # this is not a shim
     _send(connection, answer)
+    attaching.expect()  # Create follows, in this shim or in that of the pod
     is_known = _was_passed_on(connection)
     if listener is None:
         return 0

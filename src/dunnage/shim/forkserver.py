@@ -36,7 +36,7 @@ if __name__ == "__main__":
 
 from dunnage.bootstrap import warm
 from dunnage.host import memory
-from dunnage.host.procs import rawfork, sealed, set_child_subreaper
+from dunnage.host.procs import idling, rawfork, sealed, set_child_subreaper
 from dunnage.host.procs.title import set_title
 
 from . import forked, ready, trial
@@ -149,6 +149,7 @@ class Server:
         self._ahead = ahead
         self._spare: tuple[int, socket.socket] | None = None
         self._is_short = False
+        self._is_idling = idling.is_possible()
         self._listener: socket.socket | None = None
         self._died, self._wake = socket.socketpair()
         for end in (self._died, self._wake):
@@ -224,6 +225,8 @@ class Server:
         try:
             pid, control = self._spare or self._fork_spare(connection)
             self._spare = (pid, control)
+            if self._is_idling:
+                idling.end(pid)
             socket.send_fds(control, [warm.GO], [connection.fileno()])
         except OSError:
             return False
@@ -279,8 +282,12 @@ class Server:
                 if held is not None:
                     held.close()
             # In a crowd there is better to do.
-            if self._ahead and not _says_something(control, _CROWD_S):
+            if self._ahead and not _says_something(control, 0 if self._is_idling else _CROWD_S):
+                if self._is_idling:
+                    idling.begin()
                 self._ahead.copy(lambda: _says_something(control, 0))
+                if self._is_idling:
+                    idling.end()
                 if not _says_something(control, _COOL_S):
                     memory.give_back()
             _, fds, _, _ = socket.recv_fds(control, 1, 1)

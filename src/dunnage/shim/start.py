@@ -184,7 +184,7 @@ def set_oom_score(pid: int | str, daemon: int) -> None:
     set, and a daemon in another pid namespace cannot be asked.
     """
     with contextlib.suppress(OSError):
-        with open(f"/proc/{daemon}/oom_score_adj", encoding="ascii") as file:
-            score = min(int(file.read()) + 1, 1000)
-        with open(f"/proc/{pid}/oom_score_adj", "w", encoding="ascii") as file:
-            file.write(str(score))
+        with open(f"/proc/{daemon}/oom_score_adj", "rb") as its:
+            score = min(int(its.read()) + 1, 1000)
+        with open(f"/proc/{pid}/oom_score_adj", "wb", buffering=0) as ours:
+            ours.write(b"%d" % score)

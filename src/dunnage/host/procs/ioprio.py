@@ -12,6 +12,8 @@ _WHO_PROCESS: Final = 1
 _NUMBERS: Final = {"x86_64": 251, "aarch64": 30, "riscv64": 30, "ppc64le": 273}
 
 _libc = ctypes.CDLL(None, use_errno=True)
+_libc.syscall.argtypes = (ctypes.c_long,) * 4
+_libc.syscall.restype = ctypes.c_long
 
 
 def take_over(pid: int) -> None:
@@ -28,9 +30,8 @@ def take_over(pid: int) -> None:
         _call(number, _WHO_PROCESS, 0, value)
 
 
-def _call(number: int, *arguments: int) -> int:
-    words = [ctypes.c_long(argument) for argument in arguments]
-    result = int(_libc.syscall(ctypes.c_long(number), *words))
+def _call(number: int, who: int, pid: int, value: int = 0) -> int:
+    result = int(_libc.syscall(number, who, pid, value))
     if result < 0:
         error = ctypes.get_errno()
         raise OSError(error, os.strerror(error))
