@@ -1,8 +1,8 @@
 """One run: every shim in turn, round by round; then the populations.
 
-Invariant (interleaved): each round visits every shim once, so that the machine's ups and
-downs are shared, and each round's ratio is of one time; in an order of its own, as the
-kernel still cleans up after the last one when the next one comes.
+Invariant (interleaved): each round visits every shim once, so that the machine's ups
+and downs are shared, and each round's ratio is of one time; in an order of its own, as
+the kernel still cleans up after the last one when the next one comes.
 """
 
 from __future__ import annotations

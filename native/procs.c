@@ -11,8 +11,6 @@
    calls may block for ever. What they are given, the stack too, stays until the process
    is reaped. They call the kernel without libc, whose errno would be the caller's.
 
-   dunnage_attach is such a process, too; dunnage.host.cgroups.attaching says what for.
-
    Loaded by dunnage.host.native, which states the same structures for ctypes. */
 
 #define _GNU_SOURCE
@@ -27,7 +25,6 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "call.h"
@@ -37,7 +34,7 @@
 
 /* To be raised with every change of a structure or of a function's meaning. */
 EXPORT extern const int32_t dunnage_layout;
-const int32_t dunnage_layout = 8;
+const int32_t dunnage_layout = 7;
 
 struct order {
   const char *const *programs; /* paths, to be tried in turn; NULL ends them */
@@ -138,8 +135,6 @@ struct errand {
   uint64_t stack_bytes;
   int32_t parent;
   int32_t error; /* what the process tells */
-  int32_t tid;   /* the process, until it needs our memory no more; then the kernel makes
-                    it 0 */
 };
 
 #ifdef NO_RAW_CALLS
@@ -147,7 +142,6 @@ struct errand {
 EXPORT int dunnage_mount(struct errand *errand) { return (void)errand, -ENOSYS; }
 EXPORT int dunnage_unmount(struct errand *errand) { return (void)errand, -ENOSYS; }
 EXPORT int dunnage_rmdir(struct errand *errand) { return (void)errand, -ENOSYS; }
-EXPORT int dunnage_attach(struct errand *errand) { return (void)errand, -ENOSYS; }
 
 #else
 
@@ -239,36 +233,15 @@ static int remove_them(void *argument) {
   return result != 0;
 }
 
-#define PAUSE_NS 3000000
-
-/* ``flags`` is how often; whoever began it may change that meanwhile. */
-static int attach_it(void *argument) {
-  struct errand *errand = argument;
-  struct timespec pause = {0, PAUSE_NS};
-  long result = set_out(errand);
-  long fd = -1;
-
-  if (result == 0)
-    result = fd = call(SYS_openat, AT_FDCWD, (long)errand->target,
-                       O_WRONLY | O_CLOEXEC, 0, 0, 0);
-  for (volatile uint64_t *left = &errand->flags; result >= 0 && *left; --*left) {
-    result = call(SYS_write, fd, (long)"0", 1, 0, 0, 0);
-    call(SYS_clock_nanosleep, CLOCK_MONOTONIC, 0, (long)&pause, 0, 0, 0);
-  }
-  return result < 0;
-}
-
 /* Returns the pid, or an errno, negated. */
 static int begin(struct errand *errand, int (*body)(void *)) {
-  int flags = CLONE_VM | CLONE_PARENT_SETTID | CLONE_CHILD_CLEARTID | SIGCHLD;
   sigset_t everything, mask;
   int pid;
 
   errand->parent = getpid();
   sigfillset(&everything);
   pthread_sigmask(SIG_SETMASK, &everything, &mask);
-  pid = clone(body, errand->stack + errand->stack_bytes, flags, errand, &errand->tid,
-              NULL, &errand->tid);
+  pid = clone(body, errand->stack + errand->stack_bytes, CLONE_VM | SIGCHLD, errand);
   if (pid < 0)
     pid = -errno;
   pthread_sigmask(SIG_SETMASK, &mask, NULL);
@@ -278,6 +251,5 @@ static int begin(struct errand *errand, int (*body)(void *)) {
 EXPORT int dunnage_mount(struct errand *errand) { return begin(errand, mount_it); }
 EXPORT int dunnage_unmount(struct errand *errand) { return begin(errand, unmount_it); }
 EXPORT int dunnage_rmdir(struct errand *errand) { return begin(errand, remove_them); }
-EXPORT int dunnage_attach(struct errand *errand) { return begin(errand, attach_it); }
 
 #endif

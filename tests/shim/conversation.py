@@ -15,6 +15,7 @@ from tests.shim.harness import LIMIT_S, Shim
 
 from dunnage import __version__
 from dunnage.bootstrap import warm
+from dunnage.host.cgroups import attaching
 
 
 def environment(directory: Path) -> dict[str, str]:
@@ -52,8 +53,17 @@ def spare(server: int) -> int:
 
 
 def working(server: int) -> set[int]:
-    """Return the forks of a server but the one that it keeps ready."""
-    return children(server) - {spare(server)}
+    """Return the forks of a server but those that wait for callers."""
+    return children(server) - {spare(server), attacher(server)}
+
+
+def attacher(server: int) -> int:
+    """Return the fork that attaches itself when it is told to; 0 if there is none."""
+    for pid in children(server):
+        with contextlib.suppress(OSError):
+            if Path(f"/proc/{pid}/cmdline").read_bytes().startswith(attaching.NAME):
+                return pid
+    return 0
 
 
 def end(pid: int, signum: int = signal.SIGKILL) -> None:

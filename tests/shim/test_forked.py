@@ -158,7 +158,7 @@ async def test_who_joins_and_goes_leaves_the_shim(
             walk(talk, 1, STEPS.index(Conversation.hear_answer))
             said = talk.hear_answer()
         (server,) = servers(directory)
-        await until(lambda: {pid, spare(server)} == children(server))
+        await until(lambda: spare(server) and working(server) == {pid})
         await shim.connect("b", said.stdout)
         assert pid == (await shim.call("b", "connect")).shim_pid
         assert socket_of(shim, "pod").is_socket()

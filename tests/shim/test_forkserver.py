@@ -493,6 +493,8 @@ async def test_starts_that_race_make_one_server(
             shims.add(await shim_pid(shim, name))
         (server,) = servers(directory)
         assert RACING == len(shims)
+        classes = {os.sched_getscheduler(pid) for pid in shims}
+        assert {os.SCHED_OTHER} == classes, "what a fork does ahead it does idly"
         assert shims == set(pids_with(shim.namespace))
         assert working(server) <= shims
         for pid in shims:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from ctypes import Array
 
-_LAYOUT: Final = 8
+_LAYOUT: Final = 7
 """Must be that of the library: an editable install may have an older one."""
 _FILE: Final = "libprocs.so"
 _POINTERS_STEP: Final = 16
@@ -57,7 +57,6 @@ class Errand(ctypes.Structure):
         ("stack_bytes", ctypes.c_uint64),
         ("parent", ctypes.c_int32),
         ("error", ctypes.c_int32),
-        ("tid", ctypes.c_int32),
     )
 
 
@@ -95,9 +94,8 @@ def load(path: str) -> ctypes.CDLL | None:
     if layout != _LAYOUT:
         return None
     library.dunnage_spawn.argtypes = (ctypes.POINTER(Order),)
-    for name in ("mount", "unmount", "rmdir", "attach"):
-        begin = getattr(library, f"dunnage_{name}")
-        begin.argtypes = (ctypes.POINTER(Errand),)
+    for name in ("dunnage_mount", "dunnage_unmount", "dunnage_rmdir"):
+        getattr(library, name).argtypes = (ctypes.POINTER(Errand),)
     ranges = (ctypes.POINTER(Range), ctypes.c_size_t)
     library.dunnage_share.argtypes = (ctypes.c_int, *ranges)
     library.dunnage_share.restype = ctypes.c_int64

@@ -74,7 +74,17 @@ def serve_here(flags: Flags) -> int:
         except OSError as error:
             raise InvalidArgument("no -socket, and no socket as fd 3") from error
         listener.set_inheritable(False)
+    look_like_one(flags)
     return serve(flags, wire.parse_start(b"", flags, os.environ), listener)
+
+
+def look_like_one(flags: Flags) -> None:
+    """Show the words by which operators look for a shim; as the Go shim's."""
+    words = [sys.argv[0]]
+    for name in ("namespace", "id", "address"):
+        words += [f"-{name}", getattr(flags, name)]
+    title = [os.fsencode(word) for word in (*words, *["-debug"] * flags.debug)]
+    set_title(title, [n + b"=" + v for n, v in os.environb.items()])
 
 
 def serve(
@@ -95,7 +105,6 @@ def serve(
     identity = socket_file.file_identity(path)
     fields = {"runtime": "io.containerd.dunnage.v2", "namespace": flags.namespace}
     log.set_up(fields, debug=told.debug)
-    set_title(_title(flags), [n + b"=" + v for n, v in os.environb.items()])
     # Into the log, not the bundle: the daemon removes that as soon as we are gone.
     faulthandler.enable(file=2)
     try:
@@ -205,14 +214,6 @@ class Daemon:
 
     def _driver(self, options: Options) -> RuncDriver:
         return RuncDriver(self._children, options, self._namespace, self._held)
-
-
-def _title(flags: Flags) -> list[bytes]:
-    """Return the words by which operators look for a shim; as the Go shim's."""
-    words = [sys.argv[0]]
-    for name in ("namespace", "id", "address"):
-        words += [f"-{name}", getattr(flags, name)]
-    return [os.fsencode(word) for word in (*words, *["-debug"] * flags.debug)]
 
 
 def _room_until(limit_s: float) -> Callable[[], Coroutine[None, None, None]]:

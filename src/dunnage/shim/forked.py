@@ -169,6 +169,7 @@ def _act(connection: socket.socket, request: warm.Request, daemon_pid: int) -> i
         with contextlib.suppress(OSError):
             connection.shutdown(socket.SHUT_RDWR)
         return 0
+    daemon.look_like_one(given)
     set_oom_score("self", daemon_pid)
     begun: list[Begun] = []
     answer = captured(request.stdin, begun)

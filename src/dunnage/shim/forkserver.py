@@ -36,6 +36,7 @@ if __name__ == "__main__":
 
 from dunnage.bootstrap import warm
 from dunnage.host import memory
+from dunnage.host.cgroups import attaching
 from dunnage.host.procs import idling, rawfork, sealed, set_child_subreaper
 from dunnage.host.procs.title import set_title
 
@@ -45,11 +46,11 @@ NAME: Final = "dunnage-forkserver"
 IDLE_LIMIT_S: Final = 600.0
 """How long a server without children waits for a caller."""
 _BACKLOG: Final = 4096
-_LULL_S: Final = 0.01
+_LULL_S: Final = 0.004
 """How long nobody has come when the next fork is made: not while a shim that was just
 started needs the processors."""
 _CROWD_S: Final = 0.015
-"""How long a fork waits before it copies anything: who comes earlier is of a crowd."""
+"""How long a fork that cannot work idly waits before it copies anything."""
 _COOL_S: Final = 5.0
 """How long a fork keeps what it has copied ahead, if nobody comes."""
 _RUNTIMES: Final = ("runc", "crun")
@@ -149,7 +150,8 @@ class Server:
         self._ahead = ahead
         self._spare: tuple[int, socket.socket] | None = None
         self._is_short = False
-        self._is_idling = idling.is_possible()
+        self._can_idle = idling.is_possible()
+        self._attacher = 0
         self._listener: socket.socket | None = None
         self._died, self._wake = socket.socketpair()
         for end in (self._died, self._wake):
@@ -157,6 +159,9 @@ class Server:
 
     def run(self) -> None:
         """Serve until nobody came for long, and no child is left."""
+        # Not earlier: it would keep the memory that was shared before.
+        unwanted = [self._lock, self._died.fileno(), self._wake.fileno()]
+        self._attacher = attaching.begin(self._directory, unwanted)
         signal.signal(signal.SIGCHLD, _nothing)
         signal.set_wakeup_fd(self._wake.fileno(), warn_on_full_buffer=False)
         self._spare = self._fork_spare()
@@ -202,10 +207,10 @@ class Server:
                 self._drop_spare()
 
     def _has_children(self) -> bool:
-        """Whether there is any child but the one that is kept ready."""
+        """Whether there is any child but those that wait for callers."""
         with open(f"/proc/self/task/{os.getpid()}/children", "rb") as file:
             pids = {int(pid) for pid in file.read().split()}
-        return bool(pids - {self._spare[0] if self._spare else 0})
+        return bool(pids - {self._attacher, self._spare[0] if self._spare else 0})
 
     def _accept(self, listener: socket.socket) -> None:
         try:
@@ -225,8 +230,8 @@ class Server:
         try:
             pid, control = self._spare or self._fork_spare(connection)
             self._spare = (pid, control)
-            if self._is_idling:
-                idling.end(pid)
+            if self._can_idle:
+                idling.end(pid)  # it may be in the midst of its preparations
             socket.send_fds(control, [warm.GO], [connection.fileno()])
         except OSError:
             return False
@@ -281,15 +286,8 @@ class Server:
             for held in (*parents, self._died, self._wake, self._listener):
                 if held is not None:
                     held.close()
-            # In a crowd there is better to do.
-            if self._ahead and not _says_something(control, 0 if self._is_idling else _CROWD_S):
-                if self._is_idling:
-                    idling.begin()
-                self._ahead.copy(lambda: _says_something(control, 0))
-                if self._is_idling:
-                    idling.end()
-                if not _says_something(control, _COOL_S):
-                    memory.give_back()
+            if self._ahead:
+                self._prepare(self._ahead, control)
             _, fds, _, _ = socket.recv_fds(control, 1, 1)
             control.close()
             if fds:
@@ -297,6 +295,18 @@ class Server:
                 forked.serve(socket.socket(fileno=fds[0]), self._own)
         finally:
             os._exit(1)
+
+    def _prepare(self, ahead: memory.Ahead, control: socket.socket) -> None:
+        """Do ahead what the next caller would wait for, until there is one."""
+        if self._can_idle:
+            idling.begin()
+        elif _says_something(control, _CROWD_S):
+            return  # in a crowd there is better to do for the processors
+        ahead.copy(lambda: _says_something(control, 0))
+        if self._can_idle:
+            idling.end()
+        if not _says_something(control, _COOL_S):
+            memory.give_back()
 
 
 def _nothing(*_: object) -> None:

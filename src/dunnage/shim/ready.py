@@ -12,7 +12,6 @@ from __future__ import annotations
 import gc
 
 from dunnage.host import immortal, memory, pools
-from dunnage.host.cgroups import attaching
 
 from . import rehearsal, still
 
@@ -24,7 +23,6 @@ def make_ready(directory: str) -> None:
         directory: where a rehearsal may have files for a while.
     """
     _import_all()
-    attaching.prepare()
     still.stand_still()  # before anything is hot: what is counted is written to
     rehearsal.rehearse(directory)
     gc.collect()

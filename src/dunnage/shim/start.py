@@ -163,6 +163,7 @@ def _fork_server(flags: Flags, told: wire.Start, listener: socket.socket) -> Non
             _detach_streams()
             from . import daemon
 
+            daemon.look_like_one(flags)
             status = daemon.serve(flags, told, listener)
         finally:
             os._exit(status)

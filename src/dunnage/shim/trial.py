@@ -136,6 +136,7 @@ def _stand(
         begun = rehearsal.begin(f"/proc/self/fd/{held}/shim")  # names have a limit
         os.mkfifo("log")
         _Tried.calls = calls
+        daemon.look_like_one(begun[0])
         daemon.serve(*begun, _Tried)
     finally:
         os._exit(0)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import pytest
 
 from dunnage.host.cgroups import directories, path_in_spec
+from dunnage.host.cgroups.paths import own
 
 
 @pytest.mark.parametrize(
@@ -34,3 +38,10 @@ def test_directories_are_below_each_mount() -> None:
     found = directories("/x/y")
     assert any(path.startswith("/sys/fs/cgroup") for path in found)
     assert all(path.endswith("/x/y") for path in found)
+
+
+def test_our_own_is_where_we_are() -> None:
+    """In one hierarchy at least; the kernel lists us there."""
+    place = own()
+    assert place
+    assert str(os.getpid()) in Path(place, "cgroup.procs").read_text().split()

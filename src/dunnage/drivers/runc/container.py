@@ -33,9 +33,9 @@ from dunnage.errors import (
     Unknown,
 )
 from dunnage.host.cgroups import (
-    attaching,
     OomKills,
     Stats,
+    attaching,
     expect_systemd,
     of_process,
     read_stats,

@@ -1,61 +1,93 @@
 """Attaching processes to cgroups, made quick before a runtime does it.
 
-Whoever attaches a process waits for a grace period of the kernel's RCU, which takes some
-10 ms: more than all else that a runtime does for an exec. But who comes soon after
+Whoever attaches a process waits for a grace period of the kernel's RCU, which takes
+some 10 ms: more than all else that a runtime does for an exec. But who comes soon after
 another does not, as the kernel is ready for it then (the semaphore that keeps processes
 from forking meanwhile, ``kernel/cgroup/cgroup.c`` and ``kernel/rcu/sync.c``).
 
-So as soon as a runtime will be called, a process of ours attaches itself to the cgroup
-where it is already, and again every few milliseconds for a while: nothing changes, and
-the kernel is ready when the runtime comes.
+So there is a process that attaches itself to the cgroup where it is already, when it is
+told that a runtime will be called, and again every few milliseconds for a while:
+nothing changes, and the kernel is ready when the runtime comes.
+It is forked once, by the parent of all who tell it.
 
-Where that cannot be done nothing happens, and a runtime waits as it does under any shim.
-
-Invariant (one-at-a-time): the process works in memory that is ours; a next one is begun
-only when the kernel has said that the last one needs it no more.
+Where there is none nothing happens, and a runtime waits as under any shim.
 """
 
 from __future__ import annotations
 
-import ctypes
+import contextlib
 import os
-from typing import Final
+import signal
+import time
+from collections.abc import Iterable
+from typing import Final, NoReturn
 
-from dunnage.host import native
+from dunnage.host.procs import rawfork
+from dunnage.host.procs.prctl import set_parent_death_signal
+from dunnage.host.procs.title import set_title
 
 from . import paths
 
-_TURNS: Final = 10
-"""How often, 3 ms apart: from the call of `start` until the runtime attaches init."""
-_STACK_BYTES: Final = 8 << 10
-_NOWHERE: Final = b"/nonexistent"
+NAME: Final = b"dunnage-attacher"
+TURNS: Final = 10
+"""So often: from the call of `start` until a runtime attaches init."""
+_PAUSE_S: Final = 0.003
 
-_stack: Final = ctypes.create_string_buffer(_STACK_BYTES)
-_errand: Final = native.Errand(
-    stack=ctypes.addressof(_stack), stack_bytes=_STACK_BYTES
-)
+_telling: list[int] = []
+"""The pipe to the process, if there is one."""
 
 
-def prepare() -> None:
-    """Find our cgroup; to be done again when we are in another."""
+def begin(title: str, unwanted: Iterable[int] = ()) -> int:
+    """Fork the process; return its pid, or 0 if it cannot be had. It dies with us.
+
+    For a process with one thread. Who is forked from us later can tell it, too.
+
+    Args:
+        title: what it shows beside its name.
+        unwanted: descriptors that it is not to hold.
+    """
+    receiving = sending = pid = 0
     try:
         place = paths.own()
+        receiving, sending = os.pipe2(os.O_CLOEXEC)
+        os.set_blocking(sending, False)
+        parent = os.getpid()
+        pid = rawfork.fork()
+        if pid == 0:
+            _attach(
+                f"{place}/cgroup.procs", receiving, title, parent, [*unwanted, sending]
+            )
+        os.close(receiving)
     except OSError:
-        place = None
-    _errand.target = os.fsencode(f"{place}/cgroup.procs") if place else _NOWHERE
+        for fd in {receiving, sending} - {0}:
+            os.close(fd)
+        return 0
+    _telling[:] = [sending]
+    return pid
 
 
 def expect() -> None:
     """Make it quick for a while: a runtime will attach a process soon."""
-    if native.library is None:
-        return
-    if not _errand.target:
-        prepare()
-    _errand.flags = _TURNS
-    if not is_at_work():
-        native.library.dunnage_attach(_errand)
+    for fd in _telling:
+        with contextlib.suppress(OSError):  # it is gone, or was told often enough
+            os.write(fd, b"x")
 
 
-def is_at_work() -> bool:
-    """Whether a process shares our memory for it, now."""
-    return bool(_errand.tid)
+def _attach(
+    procs: str, receiving: int, title: str, parent: int, unwanted: Iterable[int]
+) -> NoReturn:
+    try:
+        set_parent_death_signal(signal.SIGKILL)
+        for fd in unwanted:
+            os.close(fd)
+        set_title([NAME, os.fsencode(title)])
+        fd = os.open(procs, os.O_WRONLY | os.O_CLOEXEC)
+        while os.getppid() == parent and os.read(receiving, 4096):
+            for _ in range(TURNS):
+                with contextlib.suppress(
+                    OSError
+                ):  # it has waited before it was refused
+                    os.write(fd, b"0")
+                time.sleep(_PAUSE_S)
+    finally:
+        os._exit(0)

@@ -102,7 +102,7 @@ def partitions(data: bytes) -> dict[tuple[int, int], str]:
     return {
         (int(row[0]), int(row[1])): row[3]
         for row in rows
-        if len(row) == 4 and row[0].isdecimal()
+        if len(row) == 4 and row[0].isdecimal() and row[1].isdecimal()
     }
 
 
