@@ -40,6 +40,7 @@ def rows() -> list[Row]:
         Row("ctr-1.6", "ctr run --rm, containerd 1.6", "ms", "ctr"),
         Row("ctr-2.3", "ctr run --rm, containerd 2.3", "ms", "ctr"),
         Row("exec", "exec of true until its exit event", "ms", "exec"),
+        Row("exec-quiet", "the same after a tenth of a second", "ms", "exec"),
         Row("last-act", "last act of init until its exit event", "ms", "exec", 2),
         Row("execs", "execs of true, 8 at a time", "/s", "execs"),
     ]
