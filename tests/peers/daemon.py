@@ -13,7 +13,7 @@ import signal
 import subprocess
 import tarfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -89,8 +89,16 @@ def wait_for(
         time.sleep(0.01)
 
 
-def image_archive(path: Path) -> None:
-    """Write an OCI image of busybox-static, made here: no network."""
+def image_archive(
+    path: Path, image: str = IMAGE, args: Sequence[str] = ("sh",)
+) -> None:
+    """Write an OCI image of busybox-static, made here: no network.
+
+    Args:
+        path: where to.
+        image: its name.
+        args: what it runs if nobody says otherwise.
+    """
 
     def blob(data: bytes, media_type: str) -> dict[str, object]:
         digest = hashlib.sha256(data).hexdigest()
@@ -127,7 +135,7 @@ def image_archive(path: Path) -> None:
     config = {
         "architecture": "amd64",
         "os": "linux",
-        "config": {"Env": ["PATH=/bin"], "Cmd": ["sh"]},
+        "config": {"Env": ["PATH=/bin"], "Cmd": list(args)},
         "rootfs": {
             "type": "layers",
             "diff_ids": [f"sha256:{hashlib.sha256(data).hexdigest()}"],
@@ -139,7 +147,7 @@ def image_archive(path: Path) -> None:
         "layers": [blob(data, f"{oci}.layer.v1.tar")],
     }
     top = blob(json.dumps(manifest).encode(), f"{oci}.manifest.v1+json")
-    top["annotations"] = {"io.containerd.image.name": IMAGE}
+    top["annotations"] = {"io.containerd.image.name": image}
     index = {"schemaVersion": 2, "manifests": [top]}
     with tarfile.open(path, "w") as archive:
         files = {
@@ -154,7 +162,17 @@ def image_archive(path: Path) -> None:
 
 
 class Containerd:
-    """One daemon, its ctr, and a namespace that nobody else uses."""
+    """One daemon, its ctr, and a namespace that nobody else uses.
+
+    Args:
+        directory: for all that it keeps.
+        version: the peer.
+        path: where it looks for programs.
+        environment: the rest of its environment; None: the fork servers of the tests.
+        namespace: another one, which others may use.
+        unused: plugins that are not wanted.
+        more: of its configuration.
+    """
 
     def __init__(
         self,
@@ -162,15 +180,19 @@ class Containerd:
         version: str,
         path: str,
         environment: Mapping[str, str] | None = None,
+        *,
+        namespace: str = "",
+        unused: Sequence[str] = UNUSED,
+        more: str = "",
     ) -> None:
         self.directory = directory
         self.version = version
         self.address = directory / "c.sock"
-        self.namespace = f"dn-{secrets.token_hex(4)}"
+        self.cgroup = f"dn-{secrets.token_hex(4)}"
+        self.namespace = namespace or self.cgroup
         self.bundles = (
             directory / "state/io.containerd.runtime.v2.task" / self.namespace
         )
-        # Without an environment of its caller's: the fork servers of the tests.
         if environment is None:
             environment = {FORKSERVER: os.environ[FORKSERVER]}
         self._environment = {"PATH": path, **environment}
@@ -178,8 +200,8 @@ class Containerd:
         config = directory / "config.toml"
         config.write_text(
             f'version = 2\nroot = "{directory}/root"\nstate = "{directory}/state"\n'
-            f"disabled_plugins = {json.dumps(UNUSED)}\n"
-            f'[grpc]\naddress = "{self.address}"\n'
+            f"disabled_plugins = {json.dumps(unused)}\n"
+            f'[grpc]\naddress = "{self.address}"\n{more}'
         )
 
     def start(self) -> None:
@@ -237,6 +259,10 @@ class Containerd:
             assert done.returncode == 0, f"{arguments}: {done.stderr!r}\n{self.log()}"
         return done
 
+    def shims(self) -> list[int]:
+        """Return the pids of whoever was started for one of its containers."""
+        return pids_with(f"-address\0{self.address}\0")
+
     @contextlib.contextmanager
     def events(self) -> Iterator[EventRecorder]:
         """Record what ``ctr events`` shows."""
@@ -253,7 +279,7 @@ class Containerd:
                 self.ctr("task", "kill", "-s", "KILL", task.decode(), check=False)
                 self.ctr("task", "rm", "-f", task.decode(), check=False)
             self.kill(signal.SIGTERM)
-        for pid in pids_with(self.namespace):
+        for pid in self.shims():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         mounts = [
@@ -265,7 +291,7 @@ class Containerd:
             subprocess.run(["umount", mount], check=False)
         # What the runtime leaves to be used again: the parents of its cgroups and
         # of its containers' states.
-        for group in cgroups_named(self.namespace):
+        for group in cgroups_named(self.cgroup):
             with contextlib.suppress(OSError):
                 group.rmdir()
         with contextlib.suppress(OSError):
