@@ -29,21 +29,15 @@ from dunnage.drivers.contract import (
     Container,
     Creation,
     Driver,
-    Happening,
-    OomKilled,
-    Process,
 )
 from dunnage.drivers.runc import Options
 from dunnage.errors import (
     AlreadyExists,
     DunnageError,
     NotFound,
-    ResourceExhausted,
     Unavailable,
     Unknown,
 )
-from dunnage.host.procs import Exited
-from dunnage.oci import Spec
 from dunnage.task.events import Event
 from dunnage.task.machine import INIT
 from dunnage.task.states import Operation, Status
@@ -51,6 +45,7 @@ from dunnage.ttrpc.aio.server import Context, Server
 
 from . import translate
 from .calls import Calls
+from .deaths import Deaths
 from .entry import Entry
 from .expected import Expected
 from .join import COMING
@@ -63,9 +58,6 @@ DRAIN_LIMIT_S: Final = 10.0
 """How long Delete waits for output that still moves (containerd since 1.7.29)."""
 _EXIT_LIMIT_S: Final = 10.0
 """How long Delete waits for the exit of what the runtime says it has killed."""
-_SIGKILL: Final = 9
-_KILL_PAUSE_S: Final = 1.0
-"""When to try again to kill what outlives its init, if there is no process for it."""
 
 
 def _nothing() -> None:
@@ -114,6 +106,7 @@ class TaskService:
         self._reading = asyncio.Lock()
         self._entries: dict[str, Entry] = {}
         self._work: set[asyncio.Task[Any]] = set()
+        self._deaths = Deaths(self._start_work)
 
     def register(self, server: Server, methods: TaskMethods) -> None:
         """Offer the service; a method that is not offered answers unimplemented."""
@@ -190,7 +183,7 @@ class TaskService:
                 creating.commit(container.pid)
                 self.has_had_task = True
                 if container.pid:
-                    self._listen(entry, INIT, container)
+                    self._deaths.listen(entry, INIT, container)
         except BaseException:
             del self._entries[creation.id]
             raise
@@ -211,7 +204,7 @@ class TaskService:
                         await process.start()
                     starting.commit(process.pid)
                     if is_new:
-                        self._listen(entry, exec_id, process)
+                        self._deaths.listen(entry, exec_id, process)
             except BaseException:
                 if exec_id in entry.task.exec_ids and entry.task.is_over(exec_id):
                     entry.never_lived(exec_id)
@@ -219,7 +212,7 @@ class TaskService:
             if entry.task.init_is_dead and exec_id and entry.task.is_running(exec_id):
                 # Too late for the kill that followed init's death: it would live on
                 # in a shared pid namespace, and withhold init's exit as long.
-                self._end_the_others(entry)
+                self._deaths.end_the_others(entry)
         return pb.StartResponse(pid=process.pid)
 
     async def delete(self, request: pb.DeleteRequest, _: Context) -> pb.DeleteResponse:
@@ -294,7 +287,7 @@ class TaskService:
                 await _container(entry).pause()
                 pausing.commit()
         if entry.task.init_is_dead:
-            self._end_the_others(entry, frozen=True)
+            self._deaths.end_the_others(entry, frozen=True)
         return Empty()
 
     async def resume(self, request: pb.ResumeRequest, _: Context) -> Empty:
@@ -446,82 +439,6 @@ class TaskService:
         if self._is_leaving:
             raise Unavailable("the shim is shutting down")
 
-    # -- what happens to processes
-
-    def _listen(self, entry: Entry, exec_id: str, process: Process) -> None:
-        process.listen(lambda what: self._happened(entry, exec_id, what))
-
-    def _happened(self, entry: Entry, exec_id: str, happening: Happening) -> None:
-        match happening:
-            case OomKilled():
-                entry.task.oom_killed()
-            case Exited(status=status, at_ns=at_ns):
-                frozen = entry.task.snapshot().status is Status.PAUSED
-                if exec_id == INIT:
-                    self._write_exit(entry, status, at_ns)
-                entry.task.died(exec_id, status, at_ns)
-                if exec_id == INIT:
-                    entry.hurry()
-                    self._end_the_others(entry, frozen=frozen)
-
-    def _write_exit(self, entry: Entry, status: int, at_ns: int) -> None:
-        """Put the exit on disk, before anybody can publish it."""
-        pid = entry.container.pid if entry.container else 0
-        record = bundle.ExitRecord(entry.id, pid, status, at_ns)
-        try:
-            bundle.write_exit(entry.bundle, record)
-        except OSError as error:
-            _log.error(
-                "the exit is not on disk: %s", error, extra={"container": entry.id}
-            )
-
-    def _end_the_others(self, entry: Entry, *, frozen: bool = False) -> None:
-        """Kill what outlives its init, where no pid namespace does (protocol: 4.6).
-
-        What is frozen is thawed first: it could neither die nor say so, and as long as
-        an exec lives the exit of init is withheld.
-        """
-        try:
-            config = bundle.read_config(entry.bundle)
-            shares = Spec.parse(config).shares_pid_namespace
-        except (OSError, DunnageError):
-            shares = True
-        if shares or frozen:
-            work = self._kill_all(entry, entry.killing, thaws=frozen, kills=shares)
-            entry.killing = self._start_work(work)
-
-    async def _kill_all(
-        self,
-        entry: Entry,
-        earlier: asyncio.Task[None] | None,
-        *,
-        thaws: bool,
-        kills: bool,
-    ) -> None:
-        if earlier:
-            await earlier
-        while True:
-            if thaws:
-                await _thaw(entry)
-            if not kills:
-                return
-            try:
-                await _container(entry).kill(_SIGKILL, everything=True)
-            except NotFound:
-                return  # nobody was left
-            except ResourceExhausted as error:
-                _log.warning("kill all: %s", error, extra={"container": entry.id})
-                if entry.task.is_over(INIT):
-                    return
-                # An exec that lives on withholds init's exit: no limit, as it would
-                # be withheld for ever.
-                await asyncio.sleep(_KILL_PAUSE_S)
-            except DunnageError as error:
-                _log.warning("kill all: %s", error, extra={"container": entry.id})
-                return
-            else:
-                return
-
     # -- small change
 
     def _entry(self, container_id: str) -> Entry:
@@ -551,14 +468,6 @@ class TaskService:
             # An error's traceback leads here: it, and the request with it, would wait
             # for the collector.
             del task
-
-
-async def _thaw(entry: Entry) -> None:
-    try:
-        await _container(entry).resume()
-    except (DunnageError, OSError) as error:
-        # Where the kill of init has thawed it there is nothing left to do.
-        _log.debug("thaw: %s", error, extra={"container": entry.id})
 
 
 def _container(entry: Entry) -> Container:

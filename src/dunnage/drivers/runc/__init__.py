@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from . import configuration
 from .bury import bury
-from .container import RuncDriver
+from .driver import RuncDriver
 from .features import features
 from .options import Options
 
