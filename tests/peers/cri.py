@@ -53,6 +53,11 @@ class Cri(Containerd):
         self.logs.mkdir()
         self._pods = 0
 
+    def start(self) -> None:
+        """Start the daemon and wait until the CRI answers, too."""
+        super().start()
+        wait_for("the CRI", lambda: self.crictl("version", check=False).returncode == 0)
+
     def crictl(
         self, *words: str | Path, check: bool = True
     ) -> subprocess.CompletedProcess[bytes]:
@@ -124,6 +129,12 @@ class Cri(Containerd):
             lambda: self.status(container)["state"] == "CONTAINER_EXITED",
         )
         return self.status(container)
+
+    def forget(self, container: str) -> None:
+        """Have the runtime delete a container of which nobody else knows any more."""
+        root = self.directory / "runc" / self.namespace
+        argv = ["runc", "--root", str(root), "delete", "--force", container]
+        subprocess.run(argv, check=True)
 
     def is_ready(self, pod: str) -> bool:
         """Whether a sandbox is ready."""

@@ -62,15 +62,13 @@ def test_a_pod_s_life(containerd: Cri) -> None:
     assert 1 == len(containerd.shims())
     assert containerd.is_ready(pod)
     assert "CONTAINER_RUNNING" == containerd.status(container)["state"]
-    done = containerd.crictl(
-        "exec", "-s", container, "sh", "-c", "echo hi; exit 5", check=False
-    )
-    assert b"hi\n" == done.stdout
-    assert b"exit code 5" in done.stderr
+    assert "hi" == containerd.said("exec", "-s", container, "echo", "hi")
+    done = containerd.crictl("exec", "-s", container, "sh", "-c", "exit 5", check=False)
+    assert b"exited with 5" in done.stderr
     log = containerd.logs / "c.log"
     wait_for("the log", lambda: len(log.read_text().splitlines()) == 2)
-    said = {tuple(line.split(" ", 1)[1].split(" ")) for line in log.open()}
-    assert {("stdout", "F", "hello\n"), ("stderr", "F", "hey\n")} == said
+    said = {line.split(" ", 1)[1] for line in log.read_text().splitlines()}
+    assert {"stdout F hello", "stderr F hey"} == said
     assert container[:13] in containerd.said("stats", container)
     containerd.crictl("stop", "-t", "0", container)
     assert 137 == containerd.exited(container)["exitCode"]
@@ -138,6 +136,10 @@ def test_the_shim_is_killed(containerd: Cri) -> None:
     assert containerd.exited(container)["exitCode"] in {137, 255}
     wait_for("the sandbox to be told", lambda: not containerd.is_ready(pod))
     containerd.crictl("rmp", "-f", pod)
+    if containerd.version == "containerd-2.3":
+        # It calls `delete` for the sandbox alone, and removes the container's bundle:
+        # nobody is asked to remove the rest. Under the stock shim `rmp` fails here.
+        containerd.forget(container)
     nothing_is_left(containerd)
     pod = containerd.run_pod()
     containerd.run(pod, "c2", ["sleep", "1000"])
