@@ -264,6 +264,8 @@ class FakeProcess(Process):
 class FakeContainer(FakeProcess, Container):
     """A container of nothing."""
 
+    init_is_outlived = False
+
     def __init__(self) -> None:
         super().__init__(pid=7)
         self.execs: dict[str, FakeProcess] = {}
@@ -349,9 +351,6 @@ async def test_a_runtime_that_hangs_withholds_no_exit_for_ever(
     monkeypatch.setattr(entry_module, "STUCK_LIMIT_S", 0.05)
     told = Told()
     service, init, context = told.service, told.driver.container, Context()
-    (tmp_path / "config.json").write_text(
-        '{"linux": {"namespaces": [{"type": "pid"}]}}'
-    )
     await service.create(pb.CreateTaskRequest(id="c", bundle=str(tmp_path)), context)
     init.gate.set()
     await service.start(pb.StartRequest(id="c"), context)
@@ -378,7 +377,7 @@ async def test_an_exec_that_comes_after_the_kill_is_killed_too(tmp_path: Path) -
     """In a shared pid namespace it would live on, and withhold init's exit as long."""
     told = Told()
     service, init, context = told.service, told.driver.container, Context()
-    (tmp_path / "config.json").write_text('{"linux": {"namespaces": []}}')
+    init.init_is_outlived = True
     await service.create(pb.CreateTaskRequest(id="c", bundle=str(tmp_path)), context)
     init.gate.set()
     await service.start(pb.StartRequest(id="c"), context)
@@ -436,9 +435,7 @@ async def test_what_its_init_leaves_frozen_is_thawed(
     """The others could neither be killed nor die; and a pause may end after init."""
     told = Told()
     service, init, context = told.service, told.driver.container, Context()
-    namespaces = "" if shares else '{"type": "pid"}'
-    config = '{"linux": {"namespaces": [%s]}}' % namespaces  # noqa: UP031  # braces
-    (tmp_path / "config.json").write_text(config)
+    init.init_is_outlived = shares
     await service.create(pb.CreateTaskRequest(id="c", bundle=str(tmp_path)), context)
     init.gate.set()
     await service.start(pb.StartRequest(id="c"), context)

@@ -144,6 +144,10 @@ class Process(ABC):
 class Container(Process):
     """A container: its init, and what there is but once."""
 
+    init_is_outlived: bool
+    """Whether its other processes may outlive its init, as they have no pid namespace
+    that ends with it (containerd's rule: runc/util.go, ShouldKillAllOnExit)."""
+
     @abstractmethod
     def add_exec(self, exec_id: str, spec: bytes, streams: Streams) -> Process:
         """Describe a further process from an OCI process in JSON; run nothing yet.

@@ -16,7 +16,6 @@ from dunnage.bootstrap import bundle
 from dunnage.drivers.contract import Container, Happening, OomKilled, Process
 from dunnage.errors import DunnageError, NotFound, ResourceExhausted
 from dunnage.host.procs import Exited
-from dunnage.oci import Spec
 from dunnage.task.machine import INIT
 from dunnage.task.states import Status
 
@@ -71,13 +70,10 @@ class Deaths:
         What is frozen is thawed first: it could neither die nor say so, and as long as
         an exec lives the exit of init is withheld.
         """
-        try:
-            config = bundle.read_config(entry.bundle)
-            shares = Spec.parse(config).shares_pid_namespace
-        except (OSError, DunnageError):
-            shares = True
-        if shares or frozen:
-            work = _kill_all(entry, entry.killing, thaws=frozen, kills=shares)
+        assert entry.container, "who has died was a container's"
+        kills = entry.container.init_is_outlived
+        if kills or frozen:
+            work = _kill_all(entry, entry.killing, thaws=frozen, kills=kills)
             entry.killing = self._begin(work)
 
 

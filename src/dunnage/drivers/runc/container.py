@@ -60,11 +60,14 @@ class RuncContainer(RuncProcess, Container):
         creation: Creation,
         held: Held,
         cgroup: traces.Future,
+        *,
+        init_is_outlived: bool,
     ) -> None:
         streams = creation.streams
         super().__init__(children, command, creation.bundle, streams, held, OomKills())
         self._creation = creation
         self._cgroup = cgroup
+        self.init_is_outlived = init_is_outlived
         self._directories: dict[str, str] = {}
         self._log = f"{creation.bundle}/{bundle.RUNTIME_LOG}"
         self._is_frozen = False

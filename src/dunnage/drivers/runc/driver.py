@@ -46,7 +46,10 @@ class RuncDriver(Driver):
         cgroup = traces.write(creation.bundle, options, spec.cgroups_path)
         options = _with_owner(options, spec)
         command = Command(self.children, options, self.namespace, creation.id)
-        container = RuncContainer(self.children, command, creation, self.held, cgroup)
+        container = RuncContainer(
+            *(self.children, command, creation, self.held, cgroup),
+            init_is_outlived=spec.shares_pid_namespace,
+        )
         await container.create()
         return container
 
