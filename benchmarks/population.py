@@ -15,7 +15,7 @@ POD_SIZE: Final = 5
 _SETTLE_S: Final = 10.0
 _REST_S: Final = 6.0
 """How long shims may do what they do when nothing more happens, before a look: ours
-give memory back after a second, and what waits for the next start after five."""
+give memory back after a second."""
 _TOLD_S: Final = 10.0
 _KIB: Final = 1024
 

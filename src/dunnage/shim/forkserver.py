@@ -51,7 +51,7 @@ _LULL_S: Final = 0.004
 started needs the processors."""
 _CROWD_S: Final = 0.015
 """How long a fork that cannot work idly waits before it copies anything."""
-_COOL_S: Final = 5.0
+_COOL_S: Final = 600.0
 """How long a fork keeps what it has copied ahead, if nobody comes."""
 _RUNTIMES: Final = ("runc", "crun")
 _PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
