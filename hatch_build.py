@@ -170,7 +170,8 @@ def _compilers() -> list[list[str]]:
 
 def _library_compiler() -> list[str]:
     """Return what makes a library that the interpreter's libc can load."""
-    first = next(words for words in _compilers() if words != [MUSL_GCC])
+    found = _compilers()
+    first = next((words for words in found if words != [MUSL_GCC]), found[0])
     # musl takes the names of glibc's libraries for its own.
     return [*_zig(OLDEST_GLIBC), "-lpthread"] if first == _zig("musl") else first
 

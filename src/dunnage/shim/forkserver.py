@@ -264,6 +264,8 @@ class Server:
             pid = rawfork.fork()
             if pid == 0:
                 self._be_the_child(its, (ours, connection), mask)
+            if connection is None and self._can_idle:
+                idling.begin(pid)  # not by itself: it could come after our end of it
         except OSError:
             ours.close()
             raise
@@ -298,9 +300,7 @@ class Server:
 
     def _prepare(self, ahead: memory.Ahead, control: socket.socket) -> None:
         """Do ahead what the next caller would wait for, until there is one."""
-        if self._can_idle:
-            idling.begin()
-        elif _says_something(control, _CROWD_S):
+        if not self._can_idle and _says_something(control, _CROWD_S):
             return  # in a crowd there is better to do for the processors
         ahead.copy(lambda: _says_something(control, 0))
         if self._can_idle:

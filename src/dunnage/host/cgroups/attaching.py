@@ -84,9 +84,8 @@ def _attach(
         fd = os.open(procs, os.O_WRONLY | os.O_CLOEXEC)
         while os.getppid() == parent and os.read(receiving, 4096):
             for _ in range(TURNS):
-                with contextlib.suppress(
-                    OSError
-                ):  # it has waited before it was refused
+                # Who is refused has waited before.
+                with contextlib.suppress(OSError):
                     os.write(fd, b"0")
                 time.sleep(_PAUSE_S)
     finally:

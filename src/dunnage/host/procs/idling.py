@@ -34,9 +34,10 @@ def is_possible() -> bool:
     return status == 0
 
 
-def begin() -> None:
-    """Work idly from now on, where that `is_possible`."""
-    os.sched_setscheduler(0, os.SCHED_IDLE, _ANY)
+def begin(pid: int = 0) -> None:
+    """Have a process work idly, where that `is_possible`; it may have ended."""
+    with contextlib.suppress(OSError):
+        os.sched_setscheduler(pid, os.SCHED_IDLE, _ANY)
 
 
 def end(pid: int = 0) -> None:
