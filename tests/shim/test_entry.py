@@ -214,6 +214,7 @@ class FakeProcess(Process):
 
     def __init__(self, pid: int = 0) -> None:
         self.gate = asyncio.Event()
+        self.kill_gate = asyncio.Event()
         self.was_given_up = False
         self._pid = pid
         self._hear: Hear | None = None
@@ -243,7 +244,9 @@ class FakeProcess(Process):
         self._pid = self._pid or 8
 
     async def kill(self, signum: int, *, everything: bool = False) -> None:
-        """Hit nobody."""
+        """Hit nobody; it takes as long as ``kill_gate`` is not set."""
+        assert (9, False) == (signum, everything)
+        await self.kill_gate.wait()
 
     def close_stdin(self) -> None:
         """Have none."""
@@ -275,10 +278,13 @@ class FakeContainer(FakeProcess, Container):
         self.on_kill_of_all: Callable[[], None] = lambda: None
 
     async def kill(self, signum: int, *, everything: bool = False) -> None:
-        assert (9, True) == (signum, everything)
-        self.kills_of_all += 1
-        self.done.append("kill all")
-        self.on_kill_of_all()
+        if everything:
+            assert 9 == signum
+            self.kills_of_all += 1
+            self.done.append("kill all")
+            self.on_kill_of_all()
+        else:
+            await super().kill(signum)
 
     def add_exec(self, exec_id: str, _spec: bytes, _streams: Streams) -> Process:
         return self.execs.setdefault(exec_id, FakeProcess())
@@ -397,6 +403,45 @@ async def test_an_exec_that_comes_after_the_kill_is_killed_too(tmp_path: Path) -
     assert 2 == init.kills_of_all
     exits = [event.id for event in told.said if isinstance(event, TaskExit)]
     assert ["e", "c"] == exits
+
+
+@pytest.mark.parametrize("exec_id", ["", "e"])
+@pytest.mark.parametrize("ends", [True, False])
+@in_loop
+async def test_a_delete_is_answered_after_the_kill(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, exec_id: str, ends: bool
+) -> None:
+    """Who deletes hangs up, whoever still waits for a Kill; if that hangs, it does."""
+    monkeypatch.setattr(entry_module, "STUCK_LIMIT_S", 60.0 if ends else 0.05)
+    told = Told()
+    service, init, context = told.service, told.driver.container, Context()
+    await service.create(pb.CreateTaskRequest(id="c", bundle=str(tmp_path)), context)
+    init.gate.set()
+    await service.start(pb.StartRequest(id="c"), context)
+    victim: FakeProcess = init
+    if exec_id:
+        await service.exec(pb.ExecProcessRequest(id="c", exec_id="e"), context)
+        victim = init.execs["e"]
+        victim.gate.set()
+        await service.start(pb.StartRequest(id="c", exec_id="e"), context)
+    request = pb.KillRequest(id="c", exec_id=exec_id, signal=9)
+    kill = asyncio.create_task(service.kill(request, context))
+    await turns()
+    victim.die(137)
+    answers: list[str] = []
+    kill.add_done_callback(lambda _: answers.append("kill"))
+    deleted = pb.DeleteRequest(id="c", exec_id=exec_id)
+    delete = asyncio.create_task(service.delete(deleted, context))
+    delete.add_done_callback(lambda _: answers.append("delete"))
+    await turns()
+    assert [] == answers or not ends
+    if ends:
+        victim.kill_gate.set()
+    await delete
+    await turns()
+    assert (["kill", "delete"] if ends else ["delete"]) == answers
+    victim.kill_gate.set()
+    await kill
 
 
 @pytest.mark.parametrize("comes", [False, True])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Final
 
 from dunnage.drivers.contract import Container, Process, Streams
@@ -18,7 +18,8 @@ from dunnage.task.machine import INIT, Task
 from dunnage.task.states import Exit
 
 STUCK_LIMIT_S: Final = 10.0
-"""How long a runtime may still be busy with a start when init is dead already."""
+"""How long a runtime may still be busy with a start when init is dead already, or with
+a kill when what was killed is to be deleted."""
 
 
 class Entry:
@@ -35,6 +36,7 @@ class Entry:
         self._execs: dict[str, Process] = {}
         self._locks: dict[str, asyncio.Lock] = {}
         self._starts: dict[str, asyncio.Timeout] = {}
+        self._kills: set[tuple[str, asyncio.Future[None]]] = set()
 
     @property
     def id(self) -> str:
@@ -110,6 +112,26 @@ class Entry:
         when = asyncio.get_running_loop().time() + STUCK_LIMIT_S
         for limit in self._starts.values():
             limit.reschedule(when)
+
+    @contextlib.contextmanager
+    def kill_in_flight(self, exec_id: str) -> Iterator[None]:
+        """Note a call of Kill, until the block is left to answer it."""
+        kill = exec_id, asyncio.get_running_loop().create_future()
+        self._kills.add(kill)
+        try:
+            yield
+        finally:
+            self._kills.remove(kill)
+            kill[1].set_result(None)
+
+    async def kills_answered(self, exec_id: str) -> None:
+        """Wait until no Kill of a process is in flight, some time at most.
+
+        Who is told that a container is deleted closes its connection, whoever else
+        waits there (containerd's CRI: a pod that is stopped would be told as an error).
+        """
+        if kills := [future for name, future in self._kills if name == exec_id]:
+            await asyncio.wait(kills, timeout=STUCK_LIMIT_S)
 
     async def execs_quiet(self) -> None:
         """Wait until no operation on any exec is in flight."""

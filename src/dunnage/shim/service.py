@@ -226,6 +226,7 @@ class TaskService:
         async with entry.turn(exec_id):
             with entry.task.deleting(exec_id) as deleting:
                 process = entry.process(exec_id)
+                await entry.kills_answered(exec_id)
                 await process.drained(DRAIN_LIMIT_S)
                 await process.delete()
                 await process.release()
@@ -243,6 +244,7 @@ class TaskService:
                     await container.drained(DRAIN_LIMIT_S)
                 if entry.killing:
                     await entry.killing
+                await entry.kills_answered(INIT)
                 await container.delete()
                 if container.pid:
                     await _exit_of_the_deleted(entry)
@@ -273,7 +275,9 @@ class TaskService:
         entry = self._entry(request.id)
         entry.task.check(Operation.KILL, request.exec_id)
         process = entry.process(request.exec_id)
-        await self._finish(entry, process.kill(request.signal, everything=request.all))
+        with entry.kill_in_flight(request.exec_id):
+            work = process.kill(request.signal, everything=request.all)
+            await self._finish(entry, work)
         return Empty()
 
     async def pause(self, request: pb.PauseRequest, _: Context) -> Empty:
