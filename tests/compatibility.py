@@ -37,6 +37,9 @@ where the runtime's type is `io.containerd.runc.v2`: pods with user namespaces o
 recursive read-only mounts want the shim in the stock one's place |
 | OTEL_… in the environment | ignored: a shim traces nothing; the runtime inherits it |
 | `ttrpc+unix://` and other strange streams | refused: an unknown STDIO scheme |
+| a pod whose shim was killed, under containerd 2.3 | it calls `delete` for the sandbox \
+alone: cgroups and runtime state of the containers stay, for which nobody is asked (under \
+the stock shim the pod cannot be removed at all) |
 """
 
 
