@@ -32,14 +32,14 @@ _NOTES: Final = """
 | SELinux and AppArmor labels | pass through: the runtime sets them |
 | seccomp profiles | pass through: the runtime sets them |
 | hooks of the spec | pass through: the runtime calls them |
-| what the runtime can do | told by `-info`; containerd's CRI (2.0 and later) asks only \
-where the runtime's type is `io.containerd.runc.v2`: pods with user namespaces or \
+| what the runtime can do | told by `-info`; containerd's CRI (2.0 and later) asks \
+only where the runtime's type is `io.containerd.runc.v2`: pods with user namespaces or \
 recursive read-only mounts want the shim in the stock one's place |
 | OTEL_… in the environment | ignored: a shim traces nothing; the runtime inherits it |
 | `ttrpc+unix://` and other strange streams | refused: an unknown STDIO scheme |
-| a pod whose shim was killed, under containerd 2.3 | it calls `delete` for the sandbox \
-alone: cgroups and runtime state of the containers stay, for which nobody is asked (under \
-the stock shim the pod cannot be removed at all) |
+| a pod whose shim was killed, under containerd 2.3 | it calls `delete` for the \
+sandbox alone: cgroups and runtime state of the containers stay, for which nobody is \
+asked (under the stock shim the pod cannot be removed at all) |
 """
 
 
