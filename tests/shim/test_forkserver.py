@@ -24,9 +24,11 @@ from tests.machine import cgroups_named, pids_with
 from dunnage import __version__
 from dunnage.bootstrap import warm
 from dunnage.host import native
+from dunnage.host.cgroups import attaching
 
 from .conversation import (
     Conversation,
+    attacher,
     end,
     environment,
     parent,
@@ -631,6 +633,41 @@ async def test_who_is_needed_by_nobody_leaves(
         assert [] == list(directory.iterdir())
         await shim.up("c")
         assert servers(directory) == [parent(await shim_pid(shim, "c"))]
+
+
+@pytest.mark.slow
+@in_loop
+async def test_the_attacher_is_told_and_can_be_missed(
+    tmp_path: Path, directory: Path, hasty: subprocess.Popen[bytes]
+) -> None:
+    """It works for an exec; killed, it is missed by nobody."""
+    async with Shim(tmp_path, environment=environment(directory)) as shim:
+        await shim.up("a", ["sleep", "1000"])
+        await shim.call("a", "create")
+        await shim.call("a", "start")
+        helper = attacher(hasty.pid)
+        asleep = wakings(helper)
+        await until(lambda: "pipe" in Path(f"/proc/{helper}/wchan").read_text())
+        await shim.exec("a", "e", ["true"])
+        await until(lambda: wakings(helper) >= asleep + attaching.TURNS)
+        end(helper)
+        await until(lambda: attacher(hasty.pid) == 0)
+        assert 0 == (await lived(shim, "e")).exit_status
+        await shim.call("a", "kill", signal=9)
+        await shim.call("a", "wait")
+        await shim.call("a", "delete")
+        await shim.up("b")
+        for name in ("b", "a"):
+            await shim.call(name, "shutdown")
+        await until(lambda: hasty.poll() is not None)
+        assert 0 == hasty.returncode
+
+
+async def lived(shim: Shim, exec_id: str) -> Any:
+    """Have an exec that was added live; return what its Delete is answered."""
+    await shim.call("a", "start", exec_id=exec_id)
+    await shim.call("a", "wait", exec_id=exec_id)
+    return await shim.call("a", "delete", exec_id=exec_id)
 
 
 def wakings(pid: int) -> int:

@@ -205,6 +205,8 @@ class Server:
                 return
             if self._spare and pid == self._spare[0]:
                 self._drop_spare()
+            if pid == self._attacher:
+                self._attacher = 0  # a child may have that pid, one day
 
     def _has_children(self) -> bool:
         """Whether there is any child but those that wait for callers."""
