@@ -47,8 +47,8 @@ asked (under the stock shim the pod cannot be removed at all) |
 | --- | --- | --- |
 | critest 1.34, containerd 2.1 (`script/peers cri-tools` brings it), without the \
 images that it would fetch and without iptables | 2026-11-29 | in the stock shim's \
-place 68 tests pass, and those 17 fail that fail under the stock shim; under our own name 64 \
-pass, as no recursive read-only mounts are tried |
+place 68 tests pass, and those 17 fail that fail under the stock shim; under our own \
+name 64 pass, as no recursive read-only mounts are tried |
 | kubelet 1.34 without a cluster, a static pod: restarts, liveness probes by exec, \
 OOMKilled, an orderly end | 2026-11-29 | as under the stock shim; nothing is left |
 | Docker 28 of Debian unstable: `tests/peers/test_docker.py` | 2026-11-29 | all pass |
