@@ -74,6 +74,8 @@ def test_a_burst_of_input(cli: Cli) -> None:
     script = f"stty raw -echo; echo go; head -c {len(data)} | sha256sum"
     with seated(cli.run_argv("--rm", "-it", "c", "--", "sh", "-c", script)) as seat:
         seat.expect(b"go")
+        # Before that a byte of it would be our own ^C.
+        wait_until(lambda: termios.tcgetattr(seat.slave) != seat.mode, "raw mode")
         rest = memoryview(data)
         while rest:
             assert seat.process.poll() is None, len(rest)
