@@ -291,9 +291,10 @@ class Containerd:
             subprocess.run(["umount", mount], check=False)
         # What the runtime leaves to be used again: the parents of its cgroups and
         # of its containers' states.
-        for group in cgroups_named(self.cgroup):
-            with contextlib.suppress(OSError):
-                group.rmdir()
+        for top in cgroups_named(self.cgroup):
+            for group in [*sorted(top.rglob("*/"), reverse=True), top]:
+                with contextlib.suppress(OSError):
+                    group.rmdir()
         with contextlib.suppress(OSError):
             Path("/run/containerd/runc", self.namespace).rmdir()
 
