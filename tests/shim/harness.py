@@ -494,8 +494,9 @@ def proc_status(pid: int) -> dict[str, str]:
 def cgroup_of(bundle: Path) -> str:
     """Return the last part of the bundle's cgroup path, empty if there is none."""
     with contextlib.suppress(Exception):  # whatever a test has written there
-        if not (bundle / "config.json").is_file():
+        file = bundle / "config.json"
+        if not file.is_file() or file.stat().st_size > 1 << 20:
             return ""  # a test has put something else there, which may never end
-        config = json.loads((bundle / "config.json").read_text())
+        config = json.loads(file.read_text())
         return str(config["linux"]["cgroupsPath"]).rpartition("/")[2]
     return ""
