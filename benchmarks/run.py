@@ -136,7 +136,9 @@ class Run:
                 self._progress(f"{row}: round {number + 1} of {self._plan.rounds}")
 
     def _unable(self, subject: Subject, row: str, error: BaseException) -> None:
-        why = " ".join(str(error).split())[-240:]
+        # Some answer in bytes, which are no text for a page.
+        said = "".join(c if c.isprintable() else " " for c in str(error))
+        why = " ".join(said.split())[-240:]
         text = f"{subject.name} {row}: {why}"
         self._progress(text)
         if subject.is_ours:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from .daemon import SHIM, Containerd, image_archive
+from .daemon import Containerd, image_archive, path_with_shim
 
 
 @pytest.fixture(scope="session")
@@ -27,11 +26,7 @@ def containerd(
 
     It is 1.6 where a test does not say otherwise.
     """
-    programs = tmp_path / "bin"
-    programs.mkdir()
-    (programs / "containerd-shim-runc-v2").symlink_to(SHIM)
-    (programs / SHIM.name).symlink_to(SHIM)
-    path = f"{programs}:{os.environ['PATH']}:/usr/sbin:/sbin"
+    path = path_with_shim(tmp_path / "bin")
     version = getattr(request, "param", "containerd-1.6")
     daemon = Containerd(tmp_path, version, path)
     try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import secrets
 import subprocess
 from pathlib import Path
@@ -145,10 +144,3 @@ class Cri(Containerd):
         path = self.directory / f"{name}.json"
         path.write_text(json.dumps(content))
         return path
-
-
-def path_with(programs: Path, shim: Path) -> str:
-    """Return a PATH on which our shim is found."""
-    programs.mkdir()
-    (programs / shim.name).symlink_to(shim)
-    return f"{programs}:{os.environ['PATH']}:/usr/sbin:/sbin"

@@ -89,6 +89,15 @@ def wait_for(
         time.sleep(0.01)
 
 
+def path_with_shim(programs: Path) -> str:
+    """Return a PATH with a folder in which our shim is, under both of its names."""
+    programs.mkdir(parents=True, exist_ok=True)
+    for name in (SHIM.name, "containerd-shim-runc-v2"):
+        if not (programs / name).is_symlink():
+            (programs / name).symlink_to(SHIM)
+    return f"{programs}:{os.environ['PATH']}:/usr/sbin:/sbin"
+
+
 def image_archive(
     path: Path, image: str = IMAGE, args: Sequence[str] = ("sh",)
 ) -> None:
@@ -279,7 +288,7 @@ class Containerd:
                 self.ctr("task", "kill", "-s", "KILL", task.decode(), check=False)
                 self.ctr("task", "rm", "-f", task.decode(), check=False)
             self.kill(signal.SIGTERM)
-        for pid in self.shims():
+        for pid in {*self.shims(), *pids_with(self.cgroup)}:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         mounts = [

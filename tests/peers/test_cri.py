@@ -11,8 +11,8 @@ import pytest
 from tests.machine import cgroups_named
 from tests.shim.hog import HOG, LIMIT_BYTES
 
-from .cri import PAUSE, Cri, if_built, path_with
-from .daemon import SHIM, VERSIONS, image_archive, wait_for
+from .cri import PAUSE, Cri, if_built
+from .daemon import VERSIONS, image_archive, path_with_shim, wait_for
 
 pytestmark = [pytest.mark.slow, if_built]
 
@@ -32,7 +32,7 @@ def containerd(
     request: pytest.FixtureRequest, tmp_path: Path, image: Path, pause: Path
 ) -> Iterator[Cri]:
     """A running containerd that serves the CRI with our shim."""
-    daemon = Cri(tmp_path, request.param, path_with(tmp_path / "bin", SHIM))
+    daemon = Cri(tmp_path, request.param, path_with_shim(tmp_path / "bin"))
     try:
         daemon.start()
         for archive in (image, pause):

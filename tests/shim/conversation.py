@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import socket
+from collections.abc import Callable
 from pathlib import Path
 from typing import Self
 
@@ -45,9 +46,19 @@ def children(pid: int) -> set[int]:
 def spare(server: int) -> int:
     """Return the fork that a server keeps ready; 0 while there is none."""
     title = Path(f"/proc/{server}/cmdline").read_bytes()
+    return _child(server, lambda line: line == title)
+
+
+def attacher(server: int) -> int:
+    """Return the fork that attaches itself when it is told to; 0 if there is none."""
+    return _child(server, lambda line: line.startswith(attaching.NAME))
+
+
+def _child(server: int, is_it: Callable[[bytes], bool]) -> int:
+    """Return the child with a command line like that; 0 if there is none."""
     for pid in children(server):
         with contextlib.suppress(OSError):
-            if Path(f"/proc/{pid}/cmdline").read_bytes() == title:
+            if is_it(Path(f"/proc/{pid}/cmdline").read_bytes()):
                 return pid
     return 0
 
@@ -55,15 +66,6 @@ def spare(server: int) -> int:
 def working(server: int) -> set[int]:
     """Return the forks of a server but those that wait for callers."""
     return children(server) - {spare(server), attacher(server)}
-
-
-def attacher(server: int) -> int:
-    """Return the fork that attaches itself when it is told to; 0 if there is none."""
-    for pid in children(server):
-        with contextlib.suppress(OSError):
-            if Path(f"/proc/{pid}/cmdline").read_bytes().startswith(attaching.NAME):
-                return pid
-    return 0
 
 
 def end(pid: int, signum: int = signal.SIGKILL) -> None:

@@ -17,7 +17,14 @@ from typing import Any, TypeAlias
 import pytest
 from tests.cli.driver import Cli, wait_until
 from tests.machine import pids_with
-from tests.peers.daemon import IMAGE, SHIM, Containerd, image_archive, wait_for
+from tests.peers.daemon import (
+    IMAGE,
+    SHIM,
+    Containerd,
+    image_archive,
+    path_with_shim,
+    wait_for,
+)
 from tests.shim.harness import make_rootfs
 
 from dunnage.host.procs.identity import Identity
@@ -41,12 +48,7 @@ Strangers: TypeAlias = dict[int, subprocess.Popen[bytes]]
 
 def daemon() -> Containerd:
     """Return containerd with root and state on the disk, the same in both boots."""
-    programs = PLACE / "bin"
-    programs.mkdir(parents=True, exist_ok=True)
-    for name in (SHIM.name, "containerd-shim-runc-v2"):
-        if not (programs / name).is_symlink():
-            (programs / name).symlink_to(SHIM)
-    path = f"{programs}:{os.environ['PATH']}"
+    path = path_with_shim(PLACE / "bin")
     found = Containerd(PLACE, "containerd-1.7", path, environment={})
     found.namespace = NAMESPACE
     found.bundles = found.bundles.with_name(NAMESPACE)
